@@ -1,0 +1,42 @@
+# `make demo` makes pictures, `make test` runs the tests. Both make .venv at the first call and reuse it afterwards.
+
+PYTHON ?= python3
+COMFYUI_PATH ?= $(HOME)/comfy/ComfyUI
+HOST_PYTHON ?= $(firstword $(wildcard $(COMFYUI_PATH)/.venv/bin/python $(COMFYUI_PATH)/venv/bin/python))
+ENVIRONMENT = .venv/ready
+RUN = .venv/bin/python
+
+.PHONY: demo test test-core test-host lint bench clean
+
+demo: $(ENVIRONMENT)
+	$(RUN) -m demo --out out
+
+test: test-core test-host
+
+test-core: $(ENVIRONMENT)
+	$(RUN) -m pytest tests --ignore=tests/comfyui --ignore=tests/web
+
+test-host:
+	@if [ -f "$(COMFYUI_PATH)/comfyui_version.py" ] && [ -n "$(HOST_PYTHON)" ]; then \
+		echo "Host tests: ComfyUI at $(COMFYUI_PATH)"; \
+		COMFYUI_PATH="$(COMFYUI_PATH)" "$(HOST_PYTHON)" -m pytest tests/comfyui; \
+	else \
+		echo "SKIPPED: host tests (tests/comfyui): no ComfyUI with a .venv or venv at $(COMFYUI_PATH); set COMFYUI_PATH and HOST_PYTHON"; \
+	fi
+
+lint: $(ENVIRONMENT)
+	$(RUN) -m ruff check .
+	$(RUN) -m ruff format --check .
+	$(RUN) -m pyright
+
+bench: $(ENVIRONMENT)
+	$(RUN) -m benchmarks
+
+$(ENVIRONMENT): requirements-dev.txt
+	@echo "Making .venv with the pinned CPU packages of requirements-dev.txt (once; about 250 MB to download)"
+	$(PYTHON) -m venv .venv
+	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
+	@touch $@
+
+clean:
+	rm -rf .venv out

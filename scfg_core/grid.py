@@ -1,0 +1,83 @@
+"""The spaces that S-CFG moves between: attention grid ↔ latent, and the two filters that act on them.
+
+An attention layer sees the picture as `Grid(h, w)` patches; the prediction lives on a latent of H×W.
+A grid always comes from whoever ran the layer: a token count alone does not say whether 77 is 7×11 or 11×7.
+"""
+
+import math
+from dataclasses import dataclass
+
+import torch
+import torch.nn.functional as F
+from einops import rearrange
+from torch import Tensor
+
+from .errors import ShapeError, expect
+
+
+@dataclass(frozen=True, order=True)
+class Grid:
+    """`h` rows by `w` columns of patches; patch (y, x) is token y·w + x."""
+
+    h: int
+    w: int
+
+    def __post_init__(self) -> None:
+        expect(
+            self.h >= 1 and self.w >= 1,
+            ShapeError,
+            "a grid of at least 1×1 patches",
+            f"{self.h}×{self.w}",
+            "pass Grid(rows, columns)",
+        )
+
+    @property
+    def area(self) -> int:
+        return self.h * self.w
+
+    def __str__(self) -> str:
+        return f"{self.h}×{self.w}"
+
+
+def nearest_index(source: int, target: int, device: torch.device | None = None) -> Tensor:
+    """Cell of a `source`-long axis under each cell i of a `target`-long one: ⌊i·source/target⌋, in integers."""
+    return torch.arange(target, device=device) * source // target
+
+
+def nearest(cells: Tensor, target: Grid) -> Tensor:
+    """Bring cells (…, h, w) of any dtype to (…, target.h, target.w) by `nearest_index`; no value is invented."""
+    rows = nearest_index(cells.shape[-2], target.h, cells.device)
+    columns = nearest_index(cells.shape[-1], target.w, cells.device)
+    return cells[..., rows[:, None], columns[None, :]]
+
+
+def bilinear(maps: Tensor, source: Grid, target: Grid) -> Tensor:
+    """Bring token maps (b, source.area, t) to (b, target.area, t), bilinear, align_corners=False, by size."""
+    if source == target:
+        return maps
+    image = rearrange(maps, "b (h w) t -> b t h w", h=source.h, w=source.w)
+    image = F.interpolate(image, size=(target.h, target.w), mode="bilinear", align_corners=False)
+    return rearrange(image, "b t h w -> b (h w) t")
+
+
+def smooth_3x3(image: Tensor) -> Tensor:
+    """Blur (b, c, h, w) with weights ∝ exp(−(Δx² + Δy²)) on offsets −1, 0, 1, normalised.
+
+    Borders are reflected; an axis of length 1, which has nothing to reflect, is replicated.
+    Relative to the authors' code: their Gaussian with σ = 0.5.
+    """
+    side = math.exp(-1.0)
+    edge, centre = side / (1 + 2 * side), 1 / (1 + 2 * side)
+    for axis in (-2, -1):
+        padding = (1, 1, 0, 0) if axis == -1 else (0, 0, 1, 1)
+        size = image.shape[axis]
+        padded = F.pad(image, padding, mode="reflect" if size > 1 else "replicate")
+        before, here, after = (padded.narrow(axis, offset, size) for offset in range(3))
+        image = centre * here + edge * (before + after)
+    return image
+
+
+def smooth_token_maps(maps: Tensor, grid: Grid) -> Tensor:
+    """`smooth_3x3` over token maps (b, grid.area, t)."""
+    image = rearrange(maps, "b (h w) t -> b t h w", h=grid.h, w=grid.w)
+    return rearrange(smooth_3x3(image), "b t h w -> b (h w) t")

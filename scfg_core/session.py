@@ -1,0 +1,212 @@
+"""One sampling run, host-neutral: what to do at each evaluation with whatever maps there are.
+
+    begin → the host's attention feeds `collector` → `ratio` (segmentation, Eq. 13, record) → … → finish
+
+A host decides which rows belong to which prompt entry and where an entry speaks; everything else about a run is
+decided here: reusing labels when an evaluation has no maps, giving up after running out of memory, and recording.
+"""
+
+from collections.abc import Hashable, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal, get_args
+
+import torch
+from torch import Tensor
+
+from .collector import DEFAULT_BUDGET_MIB, Collector, CollectorOutOfMemory, Entry, is_out_of_memory
+from .entries import Area, EntryMaps
+from .errors import SettingsError, expect
+from .grid import Grid
+from .guidance import guidance_norm, ratio_map
+from .segmentation import Segmentation, segment_entries
+from .settings import Settings
+from .trace import Evaluation, Run, patch_mean
+
+NO_MAPS = "no attention was seen: plain CFG"
+REUSED = "some evaluations brought no attention maps: the last labels were used"
+OUT_OF_MEMORY = "S-CFG's own part ran out of memory: plain CFG from there on"
+
+LayerChoice = Literal["auto", "all", "last"]
+
+
+@dataclass(frozen=True)
+class Collection:
+    """How maps are collected, whatever is done with them.
+
+    power_weights  weights of S⁰, S¹, …; None = those of the settings.
+    layers         of the two deepest levels with attention: "all", the "last" three of each level,
+                   or "auto": all where a level has at most ten, else its last three.
+    budget_mib     most that one layer may take beyond its own tensors, MiB, > 0.
+    every          collect at every k-th evaluation, 1…100; between them the last labels serve.
+    soft_maps      keep Ĉ of every evaluation (fp16, h·w·L numbers each).
+    """
+
+    power_weights: tuple[float, ...] | None = None
+    layers: LayerChoice = "auto"
+    budget_mib: float = DEFAULT_BUDGET_MIB
+    every: int = 1
+    soft_maps: bool = False
+
+    def __post_init__(self) -> None:
+        choices = get_args(LayerChoice)
+        expect(self.layers in choices, SettingsError, f"layers of {', '.join(choices)}", self.layers, "choose one")
+        expect(self.budget_mib > 0, SettingsError, "budget_mib > 0", self.budget_mib, "the default is 256")
+        expect(1 <= self.every <= 100, SettingsError, "every from 1 to 100", self.every, "1 collects every time")
+
+    def applied_to(self, settings: Settings) -> Settings:
+        """The settings, with this collection's power weights where it has some."""
+        return settings if self.power_weights is None else replace(settings, power_weights=self.power_weights)
+
+
+@dataclass(frozen=True)
+class Placement:
+    """Where a prompt entry speaks in the picture: see `EntryMaps`."""
+
+    entry: Hashable
+    area: Area | None = None
+    weight: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class Moment:
+    """When an evaluation happens: its step, noise level, place 0…1 in the schedule, and γ."""
+
+    step: int
+    sigma: float
+    progress: float
+    guidance_scale: float
+
+
+class Session:
+    """State of one run: feed `collector` between `begin` and `ratio`, once per evaluation."""
+
+    def __init__(self, settings: Settings, collection: Collection, run: Run) -> None:
+        self.settings = collection.applied_to(settings)
+        self.collection = collection
+        self.run = run
+        self.collector = Collector(self.settings, collection.budget_mib)
+        self.exhausted = False
+        self._entries: dict[Hashable, Entry] = {}
+        self._last: Segmentation | None = None
+        self._last_latent: Grid | None = None
+        self._index = -1
+
+    def begin(self, entries: Mapping[Hashable, Entry]) -> bool:
+        """Start an evaluation of these entries; False where its attention need not be observed."""
+        self._index += 1
+        self._entries = dict(entries)
+        self.collector.begin(entries)
+        return not self.exhausted and self._index % self.collection.every == 0
+
+    def give_up(self) -> None:
+        """Plain CFG for the rest of the run: our own part ran out of memory."""
+        self.exhausted = True
+        self.collector.begin({})
+        self._last = None
+        self.run.note(OUT_OF_MEMORY)
+
+    def ratio(
+        self,
+        delta: Tensor,
+        epsilon_uncond: Tensor,
+        moment: Moment,
+        cond: Sequence[Placement],
+        uncond: Sequence[Placement],
+        *,
+        epsilon_unit: float = 1.0,
+        word_weights: Mapping[int, float] | None = None,
+        preview: Tensor | None = None,
+    ) -> Tensor | None:
+        """r (B, 1, H, W) for this evaluation, or None for plain CFG; records it either way.
+
+        delta           difference of the two predictions (B, C, H, W), in whatever terms the host has.
+        epsilon_uncond  ε(x, ∅) (B, C, H, W); epsilon_unit: what brings delta to ε units (1/σ for x0 terms).
+        cond, uncond    where each entry speaks.
+        """
+        if self.exhausted:
+            return None
+        try:
+            segmentation, fresh = self._segmentation(delta, cond, uncond)
+            if segmentation is None:
+                return None
+            ratio = None
+            if self.settings.active_at(moment.progress):
+                ratio = ratio_map(delta, segmentation, self.settings, moment.guidance_scale, word_weights)
+            self._record(delta, epsilon_uncond, epsilon_unit, moment, segmentation, ratio, fresh, preview)
+            return ratio
+        except (CollectorOutOfMemory, RuntimeError) as error:
+            if not (isinstance(error, CollectorOutOfMemory) or is_out_of_memory(error)):
+                raise
+            self.give_up()
+            return None
+
+    def _segmentation(
+        self, delta: Tensor, cond: Sequence[Placement], uncond: Sequence[Placement]
+    ) -> tuple[Segmentation | None, bool]:
+        """This evaluation's segmentation, else the last one that fits, else None; and whether it is fresh."""
+        latent = Grid(delta.shape[2], delta.shape[3])
+        if cond and all(self.collector.layers_seen(place.entry) for place in cond):
+            heard = [place for place in uncond if self.collector.layers_seen(place.entry)]
+            segmentation = segment_entries(
+                [self._entry_maps(place, delta) for place in cond],
+                [self._entry_maps(place, delta) for place in heard],
+                self.settings,
+                latent,
+            )
+            self.run.watch(segmentation)
+            self._sum_tokens(segmentation)
+            self._last, self._last_latent = segmentation, latent
+            return segmentation, True
+        if self._last is not None and (len(self._last.labels), self._last_latent) == (len(delta), latent):
+            if self._index % self.collection.every == 0:
+                self.run.note(REUSED)
+            return self._last, False
+        self.run.note(NO_MAPS)
+        return None, False
+
+    def _entry_maps(self, place: Placement, delta: Tensor) -> EntryMaps:
+        tokens = self.collector.token_maps(place.entry)
+        tokens = replace(tokens, values=tokens.values.to(delta.device))
+        return EntryMaps(tokens, self._entries[place.entry].start_tokens, place.area, place.weight)
+
+    def _sum_tokens(self, segmentation: Segmentation) -> None:
+        scores = segmentation.scores
+        assert scores is not None
+        if self.run.token_sum is not None and self.run.token_sum.shape == scores.shape:
+            self.run.token_sum += scores
+            self.run.token_count += 1
+        else:
+            self.run.token_sum, self.run.token_count = scores.clone(), 1
+
+    def _record(
+        self,
+        delta: Tensor,
+        epsilon_uncond: Tensor,
+        epsilon_unit: float,
+        moment: Moment,
+        segmentation: Segmentation,
+        ratio: Tensor | None,
+        fresh: bool,
+        preview: Tensor | None,
+    ) -> None:
+        grid = segmentation.grid
+        norm = guidance_norm(delta) * epsilon_unit
+        applied = torch.ones_like(norm) if ratio is None else ratio[:, 0]
+        keep_soft = self.collection.soft_maps and fresh and segmentation.scores is not None
+        self.run.add(
+            Evaluation(
+                index=self._index,
+                step=moment.step,
+                sigma=moment.sigma,
+                guidance_scale=moment.guidance_scale,
+                labels=segmentation.labels.to(torch.int16),
+                foreground=segmentation.foreground,
+                classifier=patch_mean(norm, grid),
+                rescaled=patch_mean(norm * applied, grid),
+                diffusion=patch_mean(guidance_norm(epsilon_uncond), grid),
+                ratio=patch_mean(applied, grid),
+                fresh=fresh,
+                preview=preview,
+                soft=segmentation.scores.half() if keep_soft and segmentation.scores is not None else None,
+            )
+        )
