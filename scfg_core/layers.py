@@ -1,0 +1,47 @@
+"""Which attention layers are watched: those of the two deepest levels of the U-Net that have attention.
+
+A host reads the layers off its module tree; sizes play no part, so an odd picture chooses the same layers.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from .errors import SettingsError, ShapeError, expect
+
+LayerChoice = Literal["auto", "all", "last"]
+
+LEVELS = 2
+WHOLE_LEVEL = 10
+"""Most layers that "auto" takes whole from one level."""
+LAST = 3
+"""Layers that "last" takes from each level, the last to run (the authors' code for IF)."""
+
+
+@dataclass(frozen=True)
+class LayerInfo:
+    """A transformer block with self- and cross-attention; `level`: how often the picture was halved before it.
+
+    Level 0 is full resolution; the middle block counts to the deepest level.
+    """
+
+    name: str
+    level: int
+
+
+def choose_layers(layers: Sequence[LayerInfo], choice: LayerChoice) -> list[str]:
+    """Names of the chosen layers, in the order of `layers`, which is the order in which they run.
+
+    choice  "all" of the two deepest levels with attention; the "last" three of each; or "auto": all where a
+            level has at most ten, else its last three (SDXL holds 70 in its two).
+
+    Raises `ShapeError` where there are no layers, `SettingsError` for another choice.
+    """
+    expect(len(layers) > 0, ShapeError, "a U-Net with cross-attention", "none", "pass a text-conditioned U-Net")
+    expect(choice in ("auto", "all", "last"), SettingsError, "layers of auto, all, last", choice, "choose one")
+    chosen: set[str] = set()
+    for level in sorted({layer.level for layer in layers})[-LEVELS:]:
+        names = [layer.name for layer in layers if layer.level == level]
+        whole = choice == "all" or (choice == "auto" and len(names) <= WHOLE_LEVEL)
+        chosen.update(names if whole else names[-LAST:])
+    return [layer.name for layer in layers if layer.name in chosen]

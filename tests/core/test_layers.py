@@ -1,0 +1,50 @@
+"""Which layers are watched, on the layouts of the models that the paper names."""
+
+import pytest
+
+from scfg_core.errors import ScfgError
+from scfg_core.layers import LayerInfo, choose_layers
+
+
+def layout(*levels_and_counts: tuple[int, int]) -> list[LayerInfo]:
+    """Layers in the order of execution: `count` at `level`, named level.index."""
+    seen: dict[int, int] = {}
+    layers = []
+    for level, count in levels_and_counts:
+        for _ in range(count):
+            layers.append(LayerInfo(f"{level}.{seen.get(level, 0)}", level))
+            seen[level] = seen.get(level, 0) + 1
+    return layers
+
+
+SD15 = layout((0, 2), (1, 2), (2, 2), (3, 1), (2, 3), (1, 3), (0, 3))
+SDXL = layout((1, 4), (2, 20), (2, 10), (2, 30), (1, 6))
+
+
+@pytest.mark.parametrize("choice", ["auto", "all"])
+def test_sd15_uses_the_middle_block_and_the_level_above_it(choice):
+    assert choose_layers(SD15, choice) == ["2.0", "2.1", "3.0", "2.2", "2.3", "2.4"]
+
+
+def test_last_takes_three_of_each_level_in_the_order_they_run():
+    assert choose_layers(SD15, "last") == ["3.0", "2.2", "2.3", "2.4"]
+
+
+def test_auto_takes_the_last_three_of_a_crowded_level_only():
+    assert choose_layers(SDXL, "auto") == [f"1.{i}" for i in range(4)] + ["2.57", "2.58", "2.59"] + [
+        f"1.{i}" for i in range(4, 10)
+    ]
+
+
+def test_all_takes_seventy_of_sdxl():
+    assert len(choose_layers(SDXL, "all")) == 70
+
+
+def test_one_level_is_enough():
+    assert choose_layers(layout((1, 2)), "auto") == ["1.0", "1.1"]
+
+
+@pytest.mark.parametrize(("layers", "choice"), [([], "auto"), (SD15, "some")])
+def test_nothing_to_choose_from_and_unknown_choices_are_errors(layers, choice):
+    with pytest.raises(ScfgError, match="expected"):
+        choose_layers(layers, choice)
