@@ -8,7 +8,7 @@ decided here: reusing labels when an evaluation has no maps, giving up after run
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal, get_args
+from typing import get_args
 
 import torch
 from torch import Tensor
@@ -18,6 +18,7 @@ from .entries import Area, EntryMaps
 from .errors import SettingsError, expect
 from .grid import Grid
 from .guidance import guidance_norm, ratio_map
+from .layers import LayerChoice
 from .segmentation import Segmentation, segment_entries
 from .settings import Settings
 from .trace import Evaluation, Run, patch_mean
@@ -25,8 +26,6 @@ from .trace import Evaluation, Run, patch_mean
 NO_MAPS = "no attention was seen: plain CFG"
 REUSED = "some evaluations brought no attention maps: the last labels were used"
 OUT_OF_MEMORY = "S-CFG's own part ran out of memory: plain CFG from there on"
-
-LayerChoice = Literal["auto", "all", "last"]
 
 
 @dataclass(frozen=True)
