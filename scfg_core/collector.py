@@ -40,7 +40,8 @@ from .propagation import (
 )
 from .settings import Settings
 
-Branch = Literal["cond", "uncond"]
+Branch = Literal["cond", "uncond", "both"]
+Kind = Literal["tokens", "foreground"]
 Way = Literal["auto", "stored", "fused", "matrix_free"]
 
 Result = TypeVar("Result")
@@ -51,7 +52,10 @@ SMALLEST_BLOCK_MIB = 0.5
 
 @dataclass(frozen=True)
 class Entry:
-    """A prompt entry of this evaluation: its branch, its own token count L, and its START tokens (() = none)."""
+    """A prompt entry of this evaluation: its branch, its own token count L, and its START tokens (() = none).
+
+    "both" keeps what either branch needs: all tokens, and [START, rest].
+    """
 
     branch: Branch
     num_tokens: int
@@ -92,7 +96,7 @@ class Collector:
         """Forget the last evaluation; the next rows belong to `entries`."""
         with self._lock:
             self._entries = dict(entries)
-            self._fusions: dict[tuple[Hashable, int], LayerFusion] = {}
+            self._fusions: dict[tuple[Hashable, int, Kind], LayerFusion] = {}
             self._pending: dict[tuple[str, Hashable, int], Sequence[SelfAttention]] = {}
 
     def observe_self(
@@ -204,14 +208,30 @@ class Collector:
 
     def token_maps(self, entry: Hashable) -> TokenMaps:
         """Fused maps of an entry: all L tokens, or [START, rest] of an unconditional one under `start_vs_rest`."""
-        parts = [(first, fusion) for (key, first), fusion in self._fusions.items() if key == entry]
+        return self._fused(entry, self._kinds(self._entries[entry])[0])
+
+    def foreground_maps(self, entry: Hashable) -> TokenMaps:
+        """What Eq. 14 needs of an entry of branch "uncond" or "both": [START, rest], or all L under `argmax`."""
+        return self._fused(entry, self._kinds(self._entries[entry])[-1])
+
+    def _fused(self, entry: Hashable, kind: Kind) -> TokenMaps:
+        parts = [
+            (first, fusion) for (key, first, of), fusion in self._fusions.items() if (key, of) == (entry, kind)
+        ]
         expect(len(parts) > 0, ShapeError, f"maps of entry {entry!r}", "none", "observe its rows first")
         maps = [fusion.result() for _, fusion in sorted(parts, key=lambda pair: pair[0])]
-        return TokenMaps(torch.cat([part.values for part in maps]), maps[0].grid, maps[0].renormalised)
+        values = torch.cat([part.values.to(maps[0].values.device) for part in maps])
+        return TokenMaps(values, maps[0].grid, maps[0].renormalised)
+
+    def _kinds(self, entry: Entry) -> Sequence[Kind]:
+        """Which sums an entry keeps."""
+        if entry.branch == "cond" or self.settings.foreground_rule == "argmax":
+            return ("tokens",)
+        return ("foreground",) if entry.branch == "uncond" else ("tokens", "foreground")
 
     def layers_seen(self, entry: Hashable) -> int:
         """How many layers have been summed for an entry in this evaluation."""
-        return max((fusion.layers for (key, _), fusion in self._fusions.items() if key == entry), default=0)
+        return max((fusion.layers for (key, *_), fusion in self._fusions.items() if key == entry), default=0)
 
     def stores(self, q: Tensor) -> bool:
         """Whether S of all rows of q (b, H, n, d), with its blocks of scores, fits the budget (or is asked for)."""
@@ -277,18 +297,26 @@ class Collector:
     def _add(self, part: Rows, cross: Tensor, operators: Sequence[SelfAttention] | None, grid: Grid) -> None:
         """Propagate the columns that the entry's branch needs, and add them to its fusion."""
         entry = self._entries[part.entry]
-        reduced = entry.branch == "uncond" and self.settings.foreground_rule == "start_vs_rest"
-        columns = start_and_rest(cross, entry.start_tokens) if reduced else cross
+        kinds = self._kinds(entry)
+        columns = {"tokens": cross}
+        if "foreground" in kinds:
+            columns["foreground"] = start_and_rest(cross, entry.start_tokens)
         weights = self.settings.power_weights
-        chosen = operators or [None] * columns.shape[0]
-        propagated = self._relieved(
-            lambda: torch.stack([propagate(own, each, weights) for own, each in zip(chosen, columns, strict=True)])
-        )
+        chosen = operators or [None] * len(cross)
+
+        def propagate_all() -> list[Tensor]:
+            joined = torch.cat([columns[kind] for kind in kinds], dim=-1)
+            passed = [propagate(own, each, weights) for own, each in zip(chosen, joined, strict=True)]
+            return list(torch.stack(passed).split([columns[kind].shape[-1] for kind in kinds], dim=-1))
+
+        propagated = self._relieved(propagate_all)
         with self._lock:
-            key = (part.entry, part.first_image)
-            if key not in self._fusions:
-                self._fusions[key] = LayerFusion(self.settings, 0.0 if reduced else PER_LAYER_EPSILON)
-            self._fusions[key].add(propagated, grid)
+            for kind, maps in zip(kinds, propagated, strict=True):
+                fusion = self._fusions.setdefault((part.entry, part.first_image, kind), self._new_fusion(kind))
+                fusion.add(maps, grid)
+
+    def _new_fusion(self, kind: Kind) -> LayerFusion:
+        return LayerFusion(self.settings, PER_LAYER_EPSILON if kind == "tokens" else 0.0)
 
     def _relieved(self, compute: Callable[[], Result]) -> Result:
         """compute(), again with less memory each time that it runs out; `CollectorOutOfMemory` at the end."""

@@ -16,6 +16,7 @@ from torch import Tensor
 from .collector import DEFAULT_BUDGET_MIB, Collector, CollectorOutOfMemory, Entry, is_out_of_memory
 from .entries import Area, EntryMaps
 from .errors import SettingsError, expect
+from .fusion import TokenMaps
 from .grid import Grid
 from .guidance import guidance_norm, ratio_map
 from .layers import LayerChoice
@@ -68,12 +69,11 @@ class Placement:
 
 @dataclass(frozen=True)
 class Moment:
-    """When an evaluation happens: its step, noise level, place 0…1 in the schedule, and γ."""
+    """An evaluation: its noise level, its γ, and whether S-CFG acts in this part of the schedule."""
 
-    step: int
-    sigma: float
-    progress: float
+    sigma: Tensor | float
     guidance_scale: float
+    acts: bool = True
 
 
 class Session:
@@ -112,7 +112,7 @@ class Session:
         cond: Sequence[Placement],
         uncond: Sequence[Placement],
         *,
-        epsilon_unit: float = 1.0,
+        epsilon_unit: Tensor | float = 1.0,
         word_weights: Mapping[int, float] | None = None,
         preview: Tensor | None = None,
     ) -> Tensor | None:
@@ -129,7 +129,7 @@ class Session:
             if segmentation is None:
                 return None
             ratio = None
-            if self.settings.active_at(moment.progress):
+            if moment.acts and self.settings.strength > 0:
                 ratio = ratio_map(delta, segmentation, self.settings, moment.guidance_scale, word_weights)
             self._record(delta, epsilon_uncond, epsilon_unit, moment, segmentation, ratio, fresh, preview)
             return ratio
@@ -147,8 +147,8 @@ class Session:
         if cond and all(self.collector.layers_seen(place.entry) for place in cond):
             heard = [place for place in uncond if self.collector.layers_seen(place.entry)]
             segmentation = segment_entries(
-                [self._entry_maps(place, delta) for place in cond],
-                [self._entry_maps(place, delta) for place in heard],
+                [self._entry_maps(place, self.collector.token_maps(place.entry), delta) for place in cond],
+                [self._entry_maps(place, self.collector.foreground_maps(place.entry), delta) for place in heard],
                 self.settings,
                 latent,
             )
@@ -163,8 +163,7 @@ class Session:
         self.run.note(NO_MAPS)
         return None, False
 
-    def _entry_maps(self, place: Placement, delta: Tensor) -> EntryMaps:
-        tokens = self.collector.token_maps(place.entry)
+    def _entry_maps(self, place: Placement, tokens: TokenMaps, delta: Tensor) -> EntryMaps:
         tokens = replace(tokens, values=tokens.values.to(delta.device))
         return EntryMaps(tokens, self._entries[place.entry].start_tokens, place.area, place.weight)
 
@@ -181,7 +180,7 @@ class Session:
         self,
         delta: Tensor,
         epsilon_uncond: Tensor,
-        epsilon_unit: float,
+        epsilon_unit: Tensor | float,
         moment: Moment,
         segmentation: Segmentation,
         ratio: Tensor | None,
@@ -195,7 +194,6 @@ class Session:
         self.run.add(
             Evaluation(
                 index=self._index,
-                step=moment.step,
                 sigma=moment.sigma,
                 guidance_scale=moment.guidance_scale,
                 labels=segmentation.labels.to(torch.int16),

@@ -8,7 +8,9 @@ import threading
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass, field, replace
+from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor
 
@@ -23,8 +25,9 @@ KEPT_EVALUATIONS = 256
 class Evaluation:
     """One evaluation of the U-Net under guidance, on the attention grid (h, w); norms are in ε units.
 
-    index, step     count of evaluations, and the step of the schedule it belongs to; both from 0.
-    sigma           noise level, the host's unit; guidance_scale: γ.
+    index           count of evaluations, from 0; a sampler may evaluate several times in a step.
+    sigma           noise level in the host's unit, on the device until the run is closed.
+    guidance_scale  γ.
     labels          (B, h, w) int16, −1 = no prompt; foreground (B, h, w) bool.
     classifier      (B, h, w) mean of η = ‖ε_c − ε_u‖ in each patch; rescaled: the same of r·η.
     diffusion       (B, h, w) mean of ‖ε_u‖.
@@ -35,8 +38,7 @@ class Evaluation:
     """
 
     index: int
-    step: int
-    sigma: float
+    sigma: Tensor | float
     guidance_scale: float
     labels: Tensor
     foreground: Tensor
@@ -52,14 +54,39 @@ class Evaluation:
     def grid(self) -> Grid:
         return Grid(self.labels.shape[1], self.labels.shape[2])
 
-    def cpu(self) -> "Evaluation":
-        moved = {name: value.cpu() for name, value in vars(self).items() if isinstance(value, Tensor)}
+    def read(self) -> "Evaluation":
+        """The same on the CPU, with sigma as a number."""
+        moved: dict[str, Any] = {
+            name: value.cpu() for name, value in vars(self).items() if isinstance(value, Tensor)
+        }
+        moved["sigma"] = float(torch.as_tensor(self.sigma).flatten()[0])
         return replace(self, **moved)
 
 
 def patch_mean(values: Tensor, grid: Grid) -> Tensor:
     """(B, H, W) → (B, grid.h, grid.w) fp32: mean over the latent cells of each patch."""
     return F.adaptive_avg_pool2d(values[:, None].float(), (grid.h, grid.w))[:, 0]
+
+
+@dataclass(frozen=True)
+class Fingerprint:
+    """Identifies a latent, also after a change of device or dtype: its shape and 256 of its values."""
+
+    shape: tuple[int, ...]
+    values: Tensor
+
+    @classmethod
+    def of(cls, latent: Tensor) -> "Fingerprint":
+        flat = latent.detach().flatten()
+        places = torch.linspace(0, flat.numel() - 1, min(256, flat.numel()), device=flat.device).long()
+        return cls(tuple(latent.shape), flat[places].float().cpu())
+
+    def matches(self, other: "Fingerprint") -> bool:
+        """Whether both are the same latent, up to the rounding of a half-precision copy."""
+        if self.shape != other.shape:
+            return False
+        tolerance = 0.01 * float(self.values.std(correction=0)) + 1e-6
+        return torch.allclose(self.values, other.values, rtol=0.01, atol=tolerance, equal_nan=True)
 
 
 @dataclass(frozen=True)
@@ -78,6 +105,7 @@ class Run:
     token_sum    (B, h·w, K) running sum of Ĉ over `token_count` evaluations; K = tokens of all positive entries.
     notes        what the user must be told, each once.
     facts        plain values for the status line: layers, grids, tokens, entries.
+    schedule     noise levels of the steps, from the highest to 0.
     fingerprint  identifies the latent that the run returned.
     """
 
@@ -87,11 +115,17 @@ class Run:
     token_count: int = 0
     notes: list[str] = field(default_factory=list)
     facts: dict[str, object] = field(default_factory=dict)
-    fingerprint: str | None = None
+    schedule: tuple[float, ...] = ()
+    fingerprint: Fingerprint | None = None
     closed: bool = False
     _stride: int = 1
     _all_finite: Tensor | None = None
     _all_foreground: Tensor | None = None
+
+    def step_of(self, evaluation: Evaluation) -> int:
+        """Step of the schedule, from 0, in which a closed run's evaluation lies."""
+        reached = sum(level >= float(evaluation.sigma) * (1 - 1e-4) for level in self.schedule)
+        return max(0, reached - 1)
 
     def note(self, text: str) -> None:
         """Tell the user `text`, once."""
@@ -117,7 +151,7 @@ class Run:
         """Read everything off the device, once."""
         if self.closed:
             return
-        self.evaluations = [evaluation.cpu() for evaluation in self.evaluations]
+        self.evaluations = [evaluation.read() for evaluation in self.evaluations]
         if self.token_sum is not None:
             self.token_sum = self.token_sum.cpu()
         if self._all_finite is not None and not bool(self._all_finite):
