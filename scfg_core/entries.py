@@ -17,6 +17,14 @@ from .errors import ShapeError, expect
 from .fusion import TokenMaps, merge_starts, renormalise
 from .grid import Grid
 
+CHUNK = 77
+"""Tokens of one prompt chunk of the CLIP text encoders, each with a START of its own."""
+
+
+def chunk_starts(num_tokens: int) -> tuple[int, ...]:
+    """Positions of START where nobody tells: every 77th token where 77 divides the length, else the first."""
+    return tuple(range(0, num_tokens, CHUNK)) if num_tokens % CHUNK == 0 else (0,)
+
 
 @dataclass(frozen=True)
 class Area:
