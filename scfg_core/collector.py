@@ -19,7 +19,7 @@ budget, never from free memory.
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, TypeVar
+from typing import Any, Literal, TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -92,7 +92,7 @@ class Collector:
         self._block_mib = min(BLOCK_MIB, budget_mib / 4)
         self.begin({})
 
-    def begin(self, entries: Mapping[Hashable, Entry]) -> None:
+    def begin(self, entries: Mapping[Any, Entry]) -> None:
         """Forget the last evaluation; the next rows belong to `entries`."""
         with self._lock:
             self._entries = dict(entries)
@@ -232,6 +232,11 @@ class Collector:
     def layers_seen(self, entry: Hashable) -> int:
         """How many layers have been summed for an entry in this evaluation."""
         return max((fusion.layers for (key, *_), fusion in self._fusions.items() if key == entry), default=0)
+
+    def grids_seen(self) -> tuple[Grid, ...]:
+        """Grids of the layers that have been summed in this evaluation, from the largest."""
+        seen = {grid for fusion in self._fusions.values() for grid in fusion.grids}
+        return tuple(sorted(seen, key=lambda grid: -grid.area))
 
     def stores(self, q: Tensor) -> bool:
         """Whether S of all rows of q (b, H, n, d), with its blocks of scores, fits the budget (or is asked for)."""

@@ -46,6 +46,10 @@ class LayerFusion:
         self._maps: dict[Grid, list[Tensor]] = {}
         self.layers = 0
 
+    @property
+    def grids(self) -> set[Grid]:
+        return set(self._maps)
+
     def add(self, maps: Tensor, grid: Grid) -> None:
         """Add one layer's C̄ (B, grid.area, K); the tensor is kept and may be added to."""
         self.layers += 1

@@ -8,7 +8,7 @@ decided here: reusing labels when an evaluation has no maps, giving up after run
 
 from collections.abc import Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import get_args
+from typing import Any, get_args
 
 import torch
 from torch import Tensor
@@ -90,7 +90,7 @@ class Session:
         self._last_latent: Grid | None = None
         self._index = -1
 
-    def begin(self, entries: Mapping[Hashable, Entry]) -> bool:
+    def begin(self, entries: Mapping[Any, Entry]) -> bool:
         """Start an evaluation of these entries; False where its attention need not be observed."""
         self._index += 1
         self._entries = dict(entries)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from .grid import Grid
 from .segmentation import Segmentation
+from .words import PromptTokens
 
 KEPT_RUNS = 4
 KEPT_EVALUATIONS = 256
@@ -89,18 +90,11 @@ class Fingerprint:
         return torch.allclose(self.values, other.values, rtol=0.01, atol=tolerance, equal_nan=True)
 
 
-@dataclass(frozen=True)
-class PromptTokens:
-    """Words of one positive prompt entry: token i of it has label `first_label` + i; empty texts are unnamed."""
-
-    first_label: int
-    texts: tuple[str, ...]
-
-
 @dataclass
 class Run:
-    """The record of one sampling run; immutable by convention once `closed`.
+    """The record of one sampling run; not changed any more once `closed`.
 
+    tokens       the tokens of the positive entries, in label order.
     evaluations  at most `KEPT_EVALUATIONS`; a longer run keeps every second, then every fourth, … of them.
     token_sum    (B, h·w, K) running sum of Ĉ over `token_count` evaluations; K = tokens of all positive entries.
     notes        what the user must be told, each once.
@@ -114,7 +108,7 @@ class Run:
     token_sum: Tensor | None = None
     token_count: int = 0
     notes: list[str] = field(default_factory=list)
-    facts: dict[str, object] = field(default_factory=dict)
+    facts: dict[str, Any] = field(default_factory=dict)
     schedule: tuple[float, ...] = ()
     fingerprint: Fingerprint | None = None
     closed: bool = False
@@ -126,6 +120,13 @@ class Run:
         """Step of the schedule, from 0, in which a closed run's evaluation lies."""
         reached = sum(level >= float(evaluation.sigma) * (1 - 1e-4) for level in self.schedule)
         return max(0, reached - 1)
+
+    def mean_guidance(self) -> float | None:
+        """Mean of γ·r over the pictures and evaluations of a closed run; None where nothing was recorded."""
+        if not self.evaluations:
+            return None
+        scales = [float(each.ratio.mean()) * each.guidance_scale for each in self.evaluations]
+        return sum(scales) / len(scales)
 
     def note(self, text: str) -> None:
         """Tell the user `text`, once."""
@@ -146,6 +147,11 @@ class Run:
         if len(self.evaluations) > KEPT_EVALUATIONS:
             self._stride *= 2
             self.evaluations = [kept for kept in self.evaluations if kept.index % self._stride == 0]
+
+    def restart(self) -> None:
+        """Forget what was recorded; the words stay. For a host that samples again into the same record."""
+        fresh = Run(tokens=self.tokens, facts=self.facts)
+        vars(self).update(vars(fresh))
 
     def close(self) -> None:
         """Read everything off the device, once."""

@@ -1,0 +1,116 @@
+"""The two verbs on a ComfyUI model: `observe` and `guide`.
+
+Both return a clone of the ModelPatcher whose wrappers share one `Attachment`; the order of the two does not
+matter, the last of each kind wins, and there is one trace per model. The state of a run lives in that run's own
+copy of the model options (`run.SamplingRun`), so nothing stays behind after an error or an interrupt.
+"""
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, replace
+from typing import Any
+
+from ...session import Collection
+from ...settings import Settings
+from ...trace import Run, Trace
+from .run import KEY, SamplingRun
+
+
+@dataclass(frozen=True)
+class Attachment:
+    """What our nodes asked of a model.
+
+    settings      None = only watch.
+    collection    None = as the settings say.
+    word_weights  words or phrases of the prompt → factor on their regions' guidance.
+    announce      called with each finished run and its status line.
+    """
+
+    settings: Settings | None = None
+    collection: Collection | None = None
+    word_weights: Mapping[str, float] = field(default_factory=dict)
+    trace: Trace = field(default_factory=Trace)
+    announce: tuple[Callable[[Run, str], None], ...] = ()
+
+
+def observe(model: Any, collection: Collection, announce: Callable[[Run, str], None] | None = None):
+    """A clone of `model` that watches its attention, and its trace. The picture stays bit-identical."""
+    return _attach(model, {"collection": collection}, announce)
+
+
+def guide(
+    model: Any,
+    settings: Settings,
+    word_weights: Mapping[str, float] | None = None,
+    announce: Callable[[Run, str], None] | None = None,
+):
+    """A clone of `model` whose guidance is scaled per region (Eq. 12), and its trace."""
+    return _attach(model, {"settings": settings, "word_weights": dict(word_weights or {})}, announce)
+
+
+def _attach(model: Any, changes: dict[str, Any], announce: Callable[[Run, str], None] | None) -> tuple[Any, Trace]:
+    clone = model.clone()
+    before = clone.get_attachment(KEY) or Attachment()
+    listeners = before.announce if announce is None else (*before.announce, announce)
+    attachment = replace(before, announce=listeners, **changes)
+    clone.set_attachments(KEY, attachment)
+    wrappers = _Wrappers(attachment)
+    for kind in ("outer_sample", "predict_noise", "calc_cond_batch", "apply_model"):
+        clone.remove_wrappers_with_key(kind, KEY)
+        clone.add_wrapper_with_key(kind, KEY, getattr(wrappers, kind))
+    return clone, attachment.trace
+
+
+class _Wrappers:
+    """The host's wrapper signatures, translated into calls of the run that is under way."""
+
+    def __init__(self, attachment: Attachment) -> None:
+        self._attachment = attachment
+
+    def outer_sample(self, executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
+        attachment = self._attachment
+        guider = executor.class_obj
+        settings = attachment.settings or replace(Settings(), strength=0.0)
+        run = SamplingRun(guider, settings, attachment.collection or Collection(), attachment.word_weights, sigmas)
+        options = guider.model_options.setdefault("transformer_options", {})
+        options[KEY] = run
+        try:
+            output = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+        finally:
+            options.pop(KEY, None)
+            run.end()
+        attachment.trace.add(run.finished(output))
+        for listener in attachment.announce:
+            listener(run.record, run.status())
+        return output
+
+    def predict_noise(self, executor, x, timestep, model_options=None, seed=None):
+        model_options = model_options or {}
+        run = _run_of(model_options)
+        if run is None or not run.begin(x, timestep):
+            return executor(x, timestep, model_options, seed)
+        try:
+            return executor(x, timestep, run.guided(model_options), seed)
+        finally:
+            run.close_evaluation()
+
+    def calc_cond_batch(self, executor, model, conds, x_in, timestep, model_options):
+        run = _run_of(model_options)
+        if run is None or not run.watch(conds, x_in, timestep, model_options):
+            return executor(model, conds, x_in, timestep, model_options)
+        try:
+            return executor(model, conds, x_in, timestep, model_options)
+        finally:
+            run.unwatch()
+
+    def apply_model(
+        self, executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kw
+    ):
+        options = {} if transformer_options is None else transformer_options
+        run = options.get(KEY)
+        if run is not None:
+            options = run.watched(x, c_crossattn, options)
+        return executor(x, t, c_concat, c_crossattn, control, options, **kw)
+
+
+def _run_of(model_options: dict) -> SamplingRun | None:
+    return model_options.get("transformer_options", {}).get(KEY)

@@ -1,0 +1,285 @@
+"""One sampling run of ComfyUI: what its wrappers ask, in the order in which they are called.
+
+    begin → guided → [watch → watched × U-Net calls → unwatch] → the CFG slot → close_evaluation, …, finished
+
+The evaluation's first batch of conditionings is the main one; later ones belong to PAG, SAG and their kin and are
+not recorded. Guidance acts where the host's own CFG does: where a function is in the CFG slot it is given the
+rescaled conditional prediction; where none is, the first post-CFG function replaces the result, which loses no
+digits and leaves the conditional prediction as PAG and SAG want to read it.
+"""
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from torch import Tensor
+
+from ...collector import Branch, Rows
+from ...guidance import combine, rescale
+from ...layers import choose_layers
+from ...session import Collection, Moment, Session
+from ...settings import Settings
+from ...trace import Fingerprint, Run
+from ...words import labels_of
+from .levels import text_attention_layers
+from .prompts import Key, Prompts, prompt_tokens
+from .watcher import Watcher
+
+KEY = "scfg"
+
+NOT_A_UNET = "this model is not a U-Net with text cross-attention (SD 1.x, SD 2.x, SDXL)"
+NOT_A_PICTURE = "the latent is not a picture (B, C, H, W)"
+CFG_ONE = "cfg is 1: there is no guidance to scale"
+NO_SLOT = "this guider does not use the CFG function (PerpNeg, Basic, …)"
+TILED = "tiled: another node cuts the picture into pieces"
+WINDOWS = "context windows: the run is computed in slices"
+AMBIGUOUS = "two prompt entries cannot be told apart"
+STRANGE_LISTS = "this guider calls the CFG function with prompts that it did not run"
+
+
+class SamplingRun:
+    """State of one run; lives in the run's own model options."""
+
+    def __init__(
+        self,
+        guider: Any,
+        settings: Settings,
+        collection: Collection,
+        word_weights: Mapping[str, float],
+        sigmas: Tensor,
+    ) -> None:
+        self.record = Run(schedule=tuple(sigmas.detach().float().cpu().tolist()))
+        self.session = Session(settings, collection, self.record)
+        self._word_weights = word_weights
+        self._range = _sigma_range(guider.model_patcher, settings)
+        self._layers = self._choose_layers(guider.model_patcher, collection)
+        self._inactive: str | None = None if self._layers else NOT_A_UNET
+        self._evaluations = self._guided = 0
+        self._forget_evaluation()
+
+    def _choose_layers(self, patcher: Any, collection: Collection) -> frozenset[str]:
+        layers = text_attention_layers(patcher.get_model_object("diffusion_model"))
+        return frozenset(choose_layers(layers, collection.layers)) if layers else frozenset()
+
+    def _forget_evaluation(self) -> None:
+        self._noisy: Tensor | None = None
+        self._prompts: Prompts | None = None
+        self._watching = self._acts = self._slot_held = self._slot_reached = False
+        self._spoiled: str | None = None
+
+    # the evaluation, from outside in
+
+    def begin(self, x: Tensor, sigma: Tensor) -> bool:
+        """Start an evaluation of the latent x (B, C, H, W); False where S-CFG has no part in it."""
+        self._forget_evaluation()
+        if self._inactive is not None:
+            return False
+        if x.ndim != 4:
+            self._inactive = NOT_A_PICTURE
+            return False
+        self._noisy = x
+        self._evaluations += 1
+        self._acts = self.session.settings.strength > 0 and self._within_range(sigma)
+        return True
+
+    def guided(self, model_options: dict) -> dict:
+        """A copy of the model options in which S-CFG takes part in the CFG."""
+        options = dict(model_options)
+        inner = options.get("sampler_cfg_function")
+        if self._acts and inner is not None:
+            options["sampler_cfg_function"] = lambda args: self._chained(inner, args)
+            return options
+        if self._acts:
+            options["sampler_cfg_function"] = self._hold_slot
+        options["sampler_post_cfg_function"] = [self._post_cfg, *options.get("sampler_post_cfg_function", [])]
+        return options
+
+    def watch(self, conds: Sequence[list[dict] | None], x: Tensor, sigma: Tensor, model_options: dict) -> bool:
+        """The host is about to run the conditionings `conds`; True where this call is to be watched."""
+        if self._noisy is None or self._prompts is not None or self._slot_reached:
+            return False
+        if x.shape != self._noisy.shape or model_options.get("context_handler") is not None:
+            self._spoiled = WINDOWS
+            return False
+        soft = self.session.collection.soft_maps
+        two = len(conds) == 2
+        branches: dict[int, Branch] = {0: "cond", 1: "both" if soft else "uncond"} if two else {}
+        branches = {index: branches.get(index, "both") for index in range(len(conds))}
+        self._prompts = Prompts(conds, x, sigma, branches)
+        if self._prompts.ambiguous:
+            self._spoiled = AMBIGUOUS
+        self._watching = self.session.begin(self._prompts.entries) and self._spoiled is None
+        return True
+
+    def unwatch(self) -> None:
+        self._watching = False
+
+    def watched(self, x: Tensor, context: Tensor | None, options: dict) -> dict:
+        """`transformer_options` of one call of the U-Net, in which its attention is watched where possible."""
+        if not self._watching or self._prompts is None or context is None:
+            return options
+        keys: list[Key] = list(zip(options["cond_or_uncond"], options["uuids"], strict=True))
+        rows = self._rows(x, keys)
+        if rows is None:
+            self._spoiled = TILED
+            return options
+        watcher = Watcher(self.session, rows, self._layers, context.shape[1], fuse=self._acts)
+        return watcher.bound_to(options)
+
+    def close_evaluation(self) -> None:
+        if self._noisy is not None and not self._slot_reached:
+            self._inactive = NO_SLOT
+        self._forget_evaluation()
+
+    # the CFG slot
+
+    def _chained(self, inner: Any, args: dict) -> Tensor:
+        """Whatever is in the CFG slot, given the rescaled conditional prediction."""
+        ratio = self._ratio(args)
+        if ratio is None:
+            return inner(args)
+        x, cond = args["input"], rescale(args["cond_denoised"], args["uncond_denoised"], ratio)
+        return inner({**args, "cond_denoised": cond, "cond": x - cond})
+
+    def _hold_slot(self, args: dict) -> Tensor:
+        """Shows that the host's CFG runs; its result is replaced a moment later, in `_post_cfg`."""
+        self._slot_held = True
+        return args["cond"]
+
+    def _post_cfg(self, args: dict) -> Tensor:
+        """The first post-CFG function: the CFG itself where S-CFG acts, bit for bit the host's where r is 1."""
+        if self._acts and not self._slot_held:
+            return args["denoised"]
+        ratio = self._ratio({**args, "input_cond": args["cond"], "input_uncond": args["uncond"]})
+        if not self._acts:
+            return args["denoised"]
+        cond, uncond, scale = args["cond_denoised"], args["uncond_denoised"], args["cond_scale"]
+        return uncond + (cond - uncond) * scale if ratio is None else combine(cond, uncond, ratio, scale)
+
+    def _ratio(self, args: dict) -> Tensor | None:
+        """The ratio map of this evaluation, or None for plain CFG."""
+        self._slot_reached = True
+        self._watching = False
+        sides = self._sides(args)
+        if sides is None or self._prompts is None:
+            return None
+        cond, uncond = (self._prompts.placements(index) for index in sides)
+        x, text, empty = args["input"], args["cond_denoised"], args["uncond_denoised"]
+        sigma = args["sigma"].reshape(-1, 1, 1, 1).to(x)
+        self._describe(sides[0], cond)
+        ratio = self.session.ratio(
+            text - empty,
+            (x - empty) / sigma,
+            Moment(args["sigma"], float(args["cond_scale"]), self._acts),
+            cond,
+            uncond,
+            epsilon_unit=1 / sigma[:, 0],
+            word_weights=self._weights_by_label(),
+        )
+        self._guided += ratio is not None
+        return ratio
+
+    def _sides(self, args: dict) -> tuple[int, int] | None:
+        """Which of the lists that were run are the conditional and the unconditional one."""
+        if args["input_uncond"] is None:
+            self._spoiled = CFG_ONE
+        elif self._prompts is None:
+            self._spoiled = self._spoiled or STRANGE_LISTS
+        if self._spoiled is not None or self._prompts is None:
+            self.record.note(self._spoiled or STRANGE_LISTS)
+            return None
+        lists = self._prompts.lists
+        found = [
+            next((index for index, each in enumerate(lists) if each is args[side]), None)
+            for side in ("input_cond", "input_uncond")
+        ]
+        if found[0] is not None and found[1] is not None:
+            return found[0], found[1]
+        if len(lists) == 2:
+            return 0, 1
+        self.record.note(STRANGE_LISTS)
+        return None
+
+    # helpers
+
+    def _rows(self, x: Tensor, keys: Sequence[Key]) -> list[Rows] | None:
+        """Rows of every chunk of the batch; None where the call is not what its entries' areas and batch say."""
+        assert self._noisy is not None and self._prompts is not None
+        batch, _, height, width = self._noisy.shape
+        if x.shape[0] != len(keys) * batch:
+            return None
+        for key in keys:
+            if key not in self._prompts.entries:
+                return None
+            area = self._prompts.area(key)
+            if tuple(x.shape[2:]) != ((height, width) if area is None else (area.h, area.w)):
+                return None
+        return [Rows(key, slice(index * batch, (index + 1) * batch)) for index, key in enumerate(keys)]
+
+    def _within_range(self, sigma: Tensor) -> bool:
+        """Whether S-CFG acts now; reads sigma off the device only where a range was asked for."""
+        if self._range is None:
+            return True
+        highest, lowest = self._range
+        return lowest <= float(sigma.flatten()[0]) <= highest
+
+    def _describe(self, index: int, placements: Sequence[Any]) -> None:
+        assert self._prompts is not None
+        tokens = prompt_tokens(self._prompts, index, placements)
+        if tokens != self.record.tokens:
+            self.record.tokens = tokens
+        seen = [self.session.collector.layers_seen(place.entry) for place in placements]
+        if any(seen):
+            self.record.facts = {
+                "layers": max(seen),
+                "grids": self.session.collector.grids_seen(),
+                "tokens": sum(len(each.texts) for each in tokens),
+                "entries": len(placements),
+            }
+
+    def _weights_by_label(self) -> dict[int, float]:
+        weights: dict[int, float] = {}
+        for phrase, weight in self._word_weights.items():
+            labels = labels_of(phrase, self.record.tokens)
+            if not labels:
+                self.record.note(f"the prompt has no word {phrase!r} to weight (S-CFG Text Encode knows the words)")
+            weights |= dict.fromkeys(labels, weight)
+        return weights
+
+    # the end
+
+    def end(self) -> None:
+        """Nothing of this run is needed any more, whether it ended well or not."""
+        self._forget_evaluation()
+        self.session.collector.begin({})
+
+    def finished(self, output: Tensor) -> Run:
+        """The record of a run that returned the latent `output`."""
+        if self._inactive is not None:
+            self.record.note(self._inactive)
+        self.record.fingerprint = Fingerprint.of(output)
+        return self.record
+
+    def status(self) -> str:
+        """One line for the user, once the record is closed."""
+        notes = "; ".join(self.record.notes)
+        if not self.record.evaluations:
+            return f"S-CFG inactive: {notes or 'nothing was sampled'}"
+        facts = self.record.facts
+        grids = " + ".join(str(grid) for grid in facts["grids"])
+        parts = [f"{facts['layers']} layers", f"grids {grids}", f"{facts['tokens']} tokens"]
+        parts.append(_counted(facts["entries"], "entry", "entries"))
+        parts.append(f"mean γ {self.record.mean_guidance():.1f}" if self._guided else "guidance untouched")
+        state = "active" if self._guided else "watching"
+        return f"S-CFG {state}: {', '.join(parts)}" + (f" ({notes})" if notes else "")
+
+
+def _counted(number: int, one: str, many: str) -> str:
+    return f"{number} {one if number == 1 else many}"
+
+
+def _sigma_range(patcher: Any, settings: Settings) -> tuple[float, float] | None:
+    """Highest and lowest noise level at which S-CFG acts; None = all of them."""
+    if settings.start == 0 and settings.end == 1:
+        return None
+    sampling = patcher.get_model_object("model_sampling")
+    return float(sampling.percent_to_sigma(settings.start)), float(sampling.percent_to_sigma(settings.end))

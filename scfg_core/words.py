@@ -1,0 +1,44 @@
+"""Words of a prompt and the labels of their tokens."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class PromptTokens:
+    """The tokens of one positive prompt entry; token i has label `first_label` + i.
+
+    texts  the whole word that each token belongs to; for START, END and padding a name in angle brackets; "" where
+           the encoder did not say.
+    words  which word of the prompt each token belongs to, counted from 0; −1 = none.
+    """
+
+    first_label: int
+    texts: tuple[str, ...]
+    words: tuple[int, ...]
+
+    @classmethod
+    def unnamed(cls, first_label: int, length: int) -> "PromptTokens":
+        """Tokens of an encoder that does not say its words."""
+        return cls(first_label, ("",) * length, (-1,) * length)
+
+    def spelled(self) -> list[tuple[str, tuple[int, ...]]]:
+        """The words in order, each with the labels of its tokens."""
+        labels: dict[int, list[int]] = {}
+        for index, word in enumerate(self.words):
+            if word >= 0:
+                labels.setdefault(word, []).append(self.first_label + index)
+        return [(self.texts[found[0] - self.first_label], tuple(found)) for _, found in sorted(labels.items())]
+
+
+def labels_of(phrase: str, prompts: Sequence[PromptTokens]) -> tuple[int, ...]:
+    """Labels of all tokens of a word or phrase, wherever it stands, in letters of any case; () = nowhere."""
+    wanted = phrase.casefold().split()
+    found: list[int] = []
+    for prompt in prompts:
+        spelled = prompt.spelled()
+        texts = [text.casefold() for text, _ in spelled]
+        for start in range(len(texts) - len(wanted) + 1):
+            if wanted and texts[start : start + len(wanted)] == wanted:
+                found += [label for _, labels in spelled[start : start + len(wanted)] for label in labels]
+    return tuple(dict.fromkeys(found))
