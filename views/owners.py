@@ -1,0 +1,101 @@
+"""Who owns a region: the words of a run's prompts, each with its labels and one colour for every step and view."""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from scfg_core.segmentation import UNOWNED
+from scfg_core.trace import Evaluation, Run
+from scfg_core.words import PromptTokens
+
+from .palette import END, NOBODY, PADDING, START, word_colour
+from .text import Colour
+
+_LITTLE = {"a", "an", "and", "at", "by", "for", "from", "in", "of", "on", "or", "the", "to", "with"}
+"""Words that say little take their colours last, so that the distinct ones go to the others."""
+
+_NEUTRAL = {"start": START, "end": END}
+
+
+@dataclass(frozen=True)
+class Owner:
+    """A word, or all of START, END or padding: what it is called, the labels that are its own, and its colour."""
+
+    text: str
+    labels: tuple[int, ...]
+    colour: Colour
+
+    def mask(self, labels: np.ndarray) -> np.ndarray:
+        """Where it owns a label map."""
+        return np.isin(labels, self.labels)
+
+
+def owners_of(run: Run) -> list[Owner]:
+    """Owners of every label of a run, in the order of the prompts; words that come again are counted."""
+    words: list[tuple[str, tuple[int, ...]]] = []
+    neutral: list[Owner] = []
+    for prompt in run.tokens or [PromptTokens.unnamed(0, _count_labels(run))]:
+        words += prompt.spelled()
+        for index, (text, word) in enumerate(zip(prompt.texts, prompt.words, strict=True)):
+            if not text and word < 0:
+                words.append((f"token {index}", (prompt.first_label + index,)))
+        neutral += [Owner(text, labels, _NEUTRAL.get(text.strip("<>"), PADDING)) for text, labels in _rest(prompt)]
+    meaning_first = sorted(range(len(words)), key=lambda index: words[index][0].casefold() in _LITTLE)
+    colours = {index: word_colour(place) for place, index in enumerate(meaning_first)}
+    owners = neutral + [Owner(text, labels, colours[index]) for index, (text, labels) in enumerate(words)]
+    return [*_counted(sorted(owners, key=lambda owner: owner.labels)), Owner("no prompt", (UNOWNED,), NOBODY)]
+
+
+def _rest(prompt: PromptTokens) -> list[tuple[str, tuple[int, ...]]]:
+    """START, END and padding, each once, with all their labels."""
+    groups: dict[str, list[int]] = {}
+    for index, (text, word) in enumerate(zip(prompt.texts, prompt.words, strict=True)):
+        if text and word < 0:
+            groups.setdefault(text, []).append(prompt.first_label + index)
+    return [(text, tuple(labels)) for text, labels in groups.items()]
+
+
+def _counted(owners: Sequence[Owner]) -> list[Owner]:
+    seen: dict[str, int] = {}
+    counted: list[Owner] = []
+    for owner in owners:
+        seen[owner.text] = seen.get(owner.text, 0) + 1
+        again = f"{owner.text} ({seen[owner.text]})" if seen[owner.text] > 1 else owner.text
+        counted.append(Owner(again, owner.labels, owner.colour))
+    return counted
+
+
+def _count_labels(run: Run) -> int:
+    if run.token_sum is not None:
+        return run.token_sum.shape[2]
+    return max((int(each.labels.max()) + 1 for each in run.evaluations), default=0)
+
+
+def colours_of(owners: Sequence[Owner]) -> np.ndarray:
+    """RGB uint8 (K + 1, 3): the colour of label i is in row i + 1, that of `UNOWNED` in row 0."""
+    table = np.full((max(max(owner.labels) for owner in owners) + 2, 3), NOBODY, dtype=np.uint8)
+    for owner in owners:
+        table[[label + 1 for label in owner.labels]] = owner.colour
+    return table
+
+
+@dataclass(frozen=True)
+class Share:
+    """What an owner has in one picture: its part of the area 0…1, and the mean guidance scale there."""
+
+    owner: Owner
+    area: float
+    scale: float
+
+
+def shares_of(evaluation: Evaluation, owners: Sequence[Owner], image: int = 0) -> list[Share]:
+    """Everyone who owns something in an evaluation, the largest first."""
+    labels, ratio = evaluation.labels[image].numpy(), evaluation.ratio[image].numpy()
+    shares: list[Share] = []
+    for owner in owners:
+        mask = owner.mask(labels)
+        if mask.any():
+            scale = float(ratio[mask].mean()) * evaluation.guidance_scale
+            shares.append(Share(owner, float(mask.mean()), scale))
+    return sorted(shares, key=lambda share: -share.area)
