@@ -6,7 +6,7 @@ A host decides which rows belong to which prompt entry and where an entry speaks
 decided here: reusing labels when an evaluation has no maps, giving up after running out of memory, and recording.
 """
 
-from collections.abc import Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
 
@@ -79,7 +79,15 @@ class Moment:
 class Session:
     """State of one run: feed `collector` between `begin` and `ratio`, once per evaluation."""
 
-    def __init__(self, settings: Settings, collection: Collection, run: Run) -> None:
+    def __init__(
+        self,
+        settings: Settings,
+        collection: Collection,
+        run: Run,
+        recorded: Callable[[Evaluation], None] | None = None,
+    ) -> None:
+        """`recorded` is called with every evaluation's record, whose tensors are still on the device."""
+        self._recorded = recorded
         self.settings = collection.applied_to(settings)
         self.collection = collection
         self.run = run
@@ -114,13 +122,14 @@ class Session:
         *,
         epsilon_unit: Tensor | float = 1.0,
         word_weights: Mapping[int, float] | None = None,
-        preview: Tensor | None = None,
+        preview: Callable[[Tensor | None], Tensor] | None = None,
     ) -> Tensor | None:
         """r (B, 1, H, W) for this evaluation, or None for plain CFG; records it either way.
 
         delta           difference of the two predictions (B, C, H, W), in whatever terms the host has.
         epsilon_uncond  ε(x, ∅) (B, C, H, W); epsilon_unit: what brings delta to ε units (1/σ for x0 terms).
         cond, uncond    where each entry speaks.
+        preview         from r to the predicted picture, (B, 3, ≤256, ≤256) uint8.
         """
         if self.exhausted:
             return None
@@ -131,7 +140,9 @@ class Session:
             ratio = None
             if moment.acts and self.settings.strength > 0:
                 ratio = ratio_map(delta, segmentation, self.settings, moment.guidance_scale, word_weights)
-            self._record(delta, epsilon_uncond, epsilon_unit, moment, segmentation, ratio, fresh, preview)
+            negative = self._negative_labels(delta, uncond) if fresh and self.collection.soft_maps else None
+            picture = None if preview is None else preview(ratio)
+            self._record(delta, epsilon_uncond, epsilon_unit, moment, segmentation, ratio, fresh, picture, negative)
             return ratio
         except (CollectorOutOfMemory, RuntimeError) as error:
             if not (isinstance(error, CollectorOutOfMemory) or is_out_of_memory(error)):
@@ -163,6 +174,15 @@ class Session:
         self.run.note(NO_MAPS)
         return None, False
 
+    def _negative_labels(self, delta: Tensor, uncond: Sequence[Placement]) -> Tensor | None:
+        """Which word of the negative prompt each patch attends to (B, h, w), where its tokens were kept."""
+        heard = [place for place in uncond if self._entries[place.entry].branch == "both"]
+        heard = [place for place in heard if self.collector.layers_seen(place.entry)]
+        if not heard:
+            return None
+        maps = [self._entry_maps(place, self.collector.token_maps(place.entry), delta) for place in heard]
+        return segment_entries(maps, [], self.settings, Grid(delta.shape[2], delta.shape[3])).labels.to(torch.int16)
+
     def _entry_maps(self, place: Placement, tokens: TokenMaps, delta: Tensor) -> EntryMaps:
         tokens = replace(tokens, values=tokens.values.to(delta.device))
         return EntryMaps(tokens, self._entries[place.entry].start_tokens, place.area, place.weight)
@@ -186,24 +206,27 @@ class Session:
         ratio: Tensor | None,
         fresh: bool,
         preview: Tensor | None,
+        negative: Tensor | None,
     ) -> None:
         grid = segmentation.grid
         norm = guidance_norm(delta) * epsilon_unit
         applied = torch.ones_like(norm) if ratio is None else ratio[:, 0]
         keep_soft = self.collection.soft_maps and fresh and segmentation.scores is not None
-        self.run.add(
-            Evaluation(
-                index=self._index,
-                sigma=moment.sigma,
-                guidance_scale=moment.guidance_scale,
-                labels=segmentation.labels.to(torch.int16),
-                foreground=segmentation.foreground,
-                classifier=patch_mean(norm, grid),
-                rescaled=patch_mean(norm * applied, grid),
-                diffusion=patch_mean(guidance_norm(epsilon_uncond), grid),
-                ratio=patch_mean(applied, grid),
-                fresh=fresh,
-                preview=preview,
-                soft=segmentation.scores.half() if keep_soft and segmentation.scores is not None else None,
-            )
+        evaluation = Evaluation(
+            index=self._index,
+            sigma=moment.sigma,
+            guidance_scale=moment.guidance_scale,
+            labels=segmentation.labels.to(torch.int16),
+            foreground=segmentation.foreground,
+            classifier=patch_mean(norm, grid),
+            rescaled=patch_mean(norm * applied, grid),
+            diffusion=patch_mean(guidance_norm(epsilon_uncond), grid),
+            ratio=patch_mean(applied, grid),
+            fresh=fresh,
+            preview=preview,
+            negative=negative,
+            soft=segmentation.scores.half() if keep_soft and segmentation.scores is not None else None,
         )
+        self.run.add(evaluation)
+        if self._recorded is not None:
+            self._recorded(evaluation)

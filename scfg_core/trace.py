@@ -35,6 +35,7 @@ class Evaluation:
     ratio           (B, h, w) mean of r; 1 where S-CFG only watches.
     fresh           False where the labels are those of an earlier evaluation.
     preview         (B, 3, ≤256, ≤256) uint8 of the predicted picture, where the host gives one.
+    negative        (B, h, w) int16 labels in the negative prompt's own tokens, only where they are asked for.
     soft            (B, h·w, K) fp16 token maps Ĉ, only where they are asked for.
     """
 
@@ -49,6 +50,7 @@ class Evaluation:
     ratio: Tensor
     fresh: bool = True
     preview: Tensor | None = None
+    negative: Tensor | None = None
     soft: Tensor | None = None
 
     @property
@@ -94,7 +96,7 @@ class Fingerprint:
 class Run:
     """The record of one sampling run; not changed any more once `closed`.
 
-    tokens       the tokens of the positive entries, in label order.
+    tokens       the tokens of the positive entries, in label order; negative_tokens: of the negative ones.
     evaluations  at most `KEPT_EVALUATIONS`; a longer run keeps every second, then every fourth, … of them.
     token_sum    (B, h·w, K) running sum of Ĉ over `token_count` evaluations; K = tokens of all positive entries.
     notes        what the user must be told, each once.
@@ -104,6 +106,7 @@ class Run:
     """
 
     tokens: list[PromptTokens] = field(default_factory=list)
+    negative_tokens: list[PromptTokens] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
     token_sum: Tensor | None = None
     token_count: int = 0

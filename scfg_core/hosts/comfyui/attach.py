@@ -5,14 +5,26 @@ matter, the last of each kind wins, and there is one trace per model. The state 
 copy of the model options (`run.SamplingRun`), so nothing stays behind after an error or an interrupt.
 """
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, Protocol
 
 from ...session import Collection
 from ...settings import Settings
-from ...trace import Run, Trace
+from ...trace import Evaluation, Run, Trace
 from .run import KEY, SamplingRun
+
+
+class Listener(Protocol):
+    """Someone who wants to hear of a model's runs; called on the sampling thread, which must not wait."""
+
+    def evaluated(self, run: Run, evaluation: Evaluation) -> None:
+        """An evaluation was recorded; its tensors are still on the device."""
+        ...
+
+    def finished(self, run: Run, status: str) -> None:
+        """A run ended well; its record is closed, `status` is one line for the user."""
+        ...
 
 
 @dataclass(frozen=True)
@@ -22,36 +34,36 @@ class Attachment:
     settings      None = only watch.
     collection    None = as the settings say.
     word_weights  words or phrases of the prompt → factor on their regions' guidance.
-    announce      called with each finished run and its status line.
+    listeners     who hears of the runs.
     """
 
     settings: Settings | None = None
     collection: Collection | None = None
     word_weights: Mapping[str, float] = field(default_factory=dict)
     trace: Trace = field(default_factory=Trace)
-    announce: tuple[Callable[[Run, str], None], ...] = ()
+    listeners: tuple[Listener, ...] = ()
 
 
-def observe(model: Any, collection: Collection, announce: Callable[[Run, str], None] | None = None):
+def observe(model: Any, collection: Collection, listener: Listener | None = None) -> tuple[Any, Trace]:
     """A clone of `model` that watches its attention, and its trace. The picture stays bit-identical."""
-    return _attach(model, {"collection": collection}, announce)
+    return _attach(model, {"collection": collection}, listener)
 
 
 def guide(
     model: Any,
     settings: Settings,
     word_weights: Mapping[str, float] | None = None,
-    announce: Callable[[Run, str], None] | None = None,
-):
+    listener: Listener | None = None,
+) -> tuple[Any, Trace]:
     """A clone of `model` whose guidance is scaled per region (Eq. 12), and its trace."""
-    return _attach(model, {"settings": settings, "word_weights": dict(word_weights or {})}, announce)
+    return _attach(model, {"settings": settings, "word_weights": dict(word_weights or {})}, listener)
 
 
-def _attach(model: Any, changes: dict[str, Any], announce: Callable[[Run, str], None] | None) -> tuple[Any, Trace]:
+def _attach(model: Any, changes: dict[str, Any], listener: Listener | None) -> tuple[Any, Trace]:
     clone = model.clone()
     before = clone.get_attachment(KEY) or Attachment()
-    listeners = before.announce if announce is None else (*before.announce, announce)
-    attachment = replace(before, announce=listeners, **changes)
+    listeners = before.listeners if listener is None else (*before.listeners, listener)
+    attachment = replace(before, listeners=listeners, **changes)
     clone.set_attachments(KEY, attachment)
     wrappers = _Wrappers(attachment)
     for kind in ("outer_sample", "predict_noise", "calc_cond_batch", "apply_model"):
@@ -70,7 +82,8 @@ class _Wrappers:
         attachment = self._attachment
         guider = executor.class_obj
         settings = attachment.settings or replace(Settings(), strength=0.0)
-        run = SamplingRun(guider, settings, attachment.collection or Collection(), attachment.word_weights, sigmas)
+        collection = attachment.collection or Collection()
+        run = SamplingRun(guider, settings, collection, attachment.word_weights, sigmas, self._evaluated)
         options = guider.model_options.setdefault("transformer_options", {})
         options[KEY] = run
         try:
@@ -79,9 +92,13 @@ class _Wrappers:
             options.pop(KEY, None)
             run.end()
         attachment.trace.add(run.finished(output))
-        for listener in attachment.announce:
-            listener(run.record, run.status())
+        for listener in attachment.listeners:
+            listener.finished(run.record, run.status())
         return output
+
+    def _evaluated(self, run: Run, evaluation: Evaluation) -> None:
+        for listener in self._attachment.listeners:
+            listener.evaluated(run, evaluation)
 
     def predict_noise(self, executor, x, timestep, model_options=None, seed=None):
         model_options = model_options or {}

@@ -8,7 +8,7 @@ rescaled conditional prediction; where none is, the first post-CFG function repl
 digits and leaves the conditional prediction as PAG and SAG want to read it.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
@@ -16,11 +16,12 @@ from torch import Tensor
 from ...collector import Branch, Rows
 from ...guidance import combine, rescale
 from ...layers import choose_layers
-from ...session import Collection, Moment, Session
+from ...session import Collection, Moment, Placement, Session
 from ...settings import Settings
-from ...trace import Fingerprint, Run
+from ...trace import Evaluation, Fingerprint, Run
 from ...words import labels_of
 from .levels import text_attention_layers
+from .preview import rgb_preview
 from .prompts import Key, Prompts, prompt_tokens
 from .watcher import Watcher
 
@@ -46,9 +47,11 @@ class SamplingRun:
         collection: Collection,
         word_weights: Mapping[str, float],
         sigmas: Tensor,
+        evaluated: Callable[[Run, Evaluation], None],
     ) -> None:
         self.record = Run(schedule=tuple(sigmas.detach().float().cpu().tolist()))
-        self.session = Session(settings, collection, self.record)
+        self.session = Session(settings, collection, self.record, lambda each: evaluated(self.record, each))
+        self._latent_format = guider.model_patcher.get_model_object("latent_format")
         self._word_weights = word_weights
         self._range = _sigma_range(guider.model_patcher, settings)
         self._layers = self._choose_layers(guider.model_patcher, collection)
@@ -165,15 +168,17 @@ class SamplingRun:
         cond, uncond = (self._prompts.placements(index) for index in sides)
         x, text, empty = args["input"], args["cond_denoised"], args["uncond_denoised"]
         sigma = args["sigma"].reshape(-1, 1, 1, 1).to(x)
-        self._describe(sides[0], cond)
+        self._describe(sides, cond, uncond)
+        scale = float(args["cond_scale"])
         ratio = self.session.ratio(
             text - empty,
             (x - empty) / sigma,
-            Moment(args["sigma"], float(args["cond_scale"]), self._acts),
+            Moment(args["sigma"], scale, self._acts),
             cond,
             uncond,
             epsilon_unit=1 / sigma[:, 0],
             word_weights=self._weights_by_label(),
+            preview=lambda ratio: rgb_preview(empty + scale * _times(text - empty, ratio), self._latent_format),
         )
         self._guided += ratio is not None
         return ratio
@@ -222,18 +227,17 @@ class SamplingRun:
         highest, lowest = self._range
         return lowest <= float(sigma.flatten()[0]) <= highest
 
-    def _describe(self, index: int, placements: Sequence[Any]) -> None:
+    def _describe(self, sides: tuple[int, int], cond: Sequence[Placement], uncond: Sequence[Placement]) -> None:
         assert self._prompts is not None
-        tokens = prompt_tokens(self._prompts, index, placements)
-        if tokens != self.record.tokens:
-            self.record.tokens = tokens
-        seen = [self.session.collector.layers_seen(place.entry) for place in placements]
+        tokens = self.record.tokens = prompt_tokens(self._prompts, sides[0], cond)
+        self.record.negative_tokens = prompt_tokens(self._prompts, sides[1], uncond)
+        seen = [self.session.collector.layers_seen(place.entry) for place in cond]
         if any(seen):
             self.record.facts = {
                 "layers": max(seen),
                 "grids": self.session.collector.grids_seen(),
                 "tokens": sum(len(each.texts) for each in tokens),
-                "entries": len(placements),
+                "entries": len(cond),
             }
 
     def _weights_by_label(self) -> dict[int, float]:
@@ -271,6 +275,10 @@ class SamplingRun:
         parts.append(f"mean γ {self.record.mean_guidance():.1f}" if self._guided else "guidance untouched")
         state = "active" if self._guided else "watching"
         return f"S-CFG {state}: {', '.join(parts)}" + (f" ({notes})" if notes else "")
+
+
+def _times(delta: Tensor, ratio: Tensor | None) -> Tensor:
+    return delta if ratio is None else delta * ratio
 
 
 def _counted(number: int, one: str, many: str) -> str:
