@@ -59,6 +59,10 @@ class SamplingRun:
         self._evaluations = self._guided = 0
         self._forget_evaluation()
 
+    def __deepcopy__(self, memo: dict) -> "SamplingRun":
+        """Older hosts copy the model options deeply; the run is the same one in every copy."""
+        return self
+
     def _choose_layers(self, patcher: Any, collection: Collection) -> frozenset[str]:
         layers = text_attention_layers(patcher.get_model_object("diffusion_model"))
         return frozenset(choose_layers(layers, collection.layers)) if layers else frozenset()
