@@ -7,10 +7,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scfg_core.trace import Run
-
 from .canvas import Picture, below, beside, margin, paper
 from .chart import Line, chart, top_of
+from .core import Run
 from .legend import legend
 from .owners import Owner, owners_of, shares_of
 from .text import FAINT, write

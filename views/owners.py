@@ -5,10 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from scfg_core.segmentation import UNOWNED
-from scfg_core.trace import Evaluation, Run
-from scfg_core.words import PromptTokens
-
+from .core import UNOWNED, Evaluation, PromptTokens, Run
 from .palette import END, NOBODY, PADDING, START, word_colour
 from .text import Colour
 

@@ -4,9 +4,8 @@ import math
 
 import numpy as np
 
-from scfg_core.trace import Evaluation
-
 from .canvas import Picture, beside, enlarge, frame, margin, paper
+from .core import Evaluation
 from .palette import diverging
 from .segmentation import TILE, tile_size
 from .text import FAINT, SIZE, height_of, width_of, write

@@ -4,9 +4,8 @@ from collections.abc import Sequence
 
 import numpy as np
 
-from scfg_core.trace import Evaluation, Run
-
 from .canvas import Picture, beside, enlarge, fit, frame, margin, sheet, titled
+from .core import Evaluation, Run
 from .legend import legend
 from .owners import Owner, colours_of, owners_of, shares_of
 
