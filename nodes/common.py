@@ -12,6 +12,7 @@ from ..scfg_core.trace import Evaluation, Run
 CATEGORY = "S-CFG"
 
 TraceType = io.Custom("SCFG_TRACE")
+ResultType = io.Custom("SCFG_RESULT")
 WordWeightsType = io.Custom("SCFG_WORD_WEIGHTS")
 
 

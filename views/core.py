@@ -2,7 +2,7 @@
 
 from typing import TYPE_CHECKING
 
-if TYPE_CHECKING or "." not in __package__:
+if TYPE_CHECKING or "." not in (__package__ or ""):
     from scfg_core.segmentation import UNOWNED
     from scfg_core.trace import Evaluation, Run
     from scfg_core.words import PromptTokens
