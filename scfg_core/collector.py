@@ -19,7 +19,7 @@ budget, never from free memory.
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal, TypeVar
+from typing import Any, Literal, TypeVar, get_args
 
 import torch
 import torch.nn.functional as F
@@ -27,8 +27,8 @@ from einops import reduce
 from torch import Tensor
 
 from .attention import BLOCK_MIB, MIB, check_heads, compute_dtype, head_mean_attention
-from .errors import ShapeError, expect
-from .fusion import PER_LAYER_EPSILON, LayerFusion, TokenMaps, start_and_rest
+from .errors import SettingsError, ShapeError, expect
+from .fusion import PER_LAYER_EPSILON, LayerFusion, TokenMaps, merge_starts, start_and_rest
 from .grid import Grid
 from .propagation import (
     MatrixFree,
@@ -84,7 +84,11 @@ class Collector:
     """
 
     def __init__(self, settings: Settings, budget_mib: float = DEFAULT_BUDGET_MIB, way: Way = "auto") -> None:
-        expect(budget_mib > 0, ShapeError, "a budget above 0 MiB", budget_mib, "the default is 256")
+        expect(budget_mib > 0, SettingsError, "a budget above 0 MiB", budget_mib, "the default is 256")
+        ways = get_args(Way)
+        expect(
+            way in ways, SettingsError, f"a way of {', '.join(ways)}", repr(way), "auto chooses by size and budget"
+        )
         self.settings = settings
         self.budget_mib = budget_mib
         self.way: Way = way
@@ -99,6 +103,7 @@ class Collector:
             self._fusions: dict[tuple[Hashable, int, Kind], LayerFusion] = {}
             self._pending: dict[tuple[str, Hashable, int], Sequence[SelfAttention]] = {}
 
+    @torch.no_grad()
     def observe_self(
         self,
         layer: str,
@@ -114,9 +119,11 @@ class Collector:
         expect(k.shape[2] == grid.area, ShapeError, f"{grid.area} self-attention keys", k.shape[2], "pass attn1")
         if not needs_self_attention(self.settings.power_weights):
             return
+        count = sum(len(range(*part.rows.indices(len(q)))) for part in rows)
         for part in rows:
-            self._keep(layer, part, self._operators(q[part.rows], k[part.rows], scale))
+            self._keep(layer, part, self._operators(q[part.rows], k[part.rows], scale, count))
 
+    @torch.no_grad()
     def attend_self(
         self,
         layer: str,
@@ -130,9 +137,11 @@ class Collector:
     ) -> Tensor:
         """As `observe_self`, and returns the layer's own output softmax(q kᵀ)·v (b, H, n, d), within rounding.
 
-        Where S does not fit the budget nothing is gained: the output comes from the fastest attention there is.
+        Where S is not needed or does not fit the budget, the output comes from the fastest attention there is.
         """
         self._check(q, k, grid)
+        if not needs_self_attention(self.settings.power_weights):
+            return F.scaled_dot_product_attention(q, k, v, scale=scale)
 
         def compute() -> tuple[Tensor, Sequence[SelfAttention]]:
             if not self.stores(q):
@@ -146,6 +155,7 @@ class Collector:
             self._keep(layer, part, operators[part.rows])
         return output
 
+    @torch.no_grad()
     def observe_cross(
         self,
         layer: str,
@@ -163,22 +173,16 @@ class Collector:
         """
         self._check(q, k, grid)
         for part in rows:
-            tokens = self._entries[part.entry].num_tokens
-            expect(
-                k.shape[2] % tokens == 0,
-                ShapeError,
-                f"a multiple of {tokens} text keys",
-                k.shape[2],
-                "declare the entry with its own token count",
-            )
+            tokens = self._entry(part).num_tokens
+            expect_multiple(k.shape[2], tokens)
             maps = self._relieved(
                 lambda part=part: head_mean_attention(
                     q[part.rows], k[part.rows], scale=scale, block_mib=self._block_mib
                 )[0]
             )
-            maps = reduce(maps, "b n (rep l) -> b n l", "sum", l=tokens)
-            self._add(part, maps, self._take(layer, part), grid)
+            self._add(part, fold_repeats(maps, tokens), self._take(layer, part), grid)
 
+    @torch.no_grad()
     def observe_joint(
         self,
         layer: str,
@@ -197,14 +201,19 @@ class Collector:
         Rows of S sum to less than 1: `after_fusion` divides by their sums, `per_layer` (the authors) does not.
         """
         self._check(q, k, grid)
+        size = len(range(*image.indices(k.shape[2])))
+        expect(size == grid.area, ShapeError, f"{grid.area} image keys", size, "pass where the image's keys stand")
+        length = len(range(*text.indices(k.shape[2])))
         for part in rows:
+            tokens = self._entry(part).num_tokens
+            expect_multiple(length, tokens)
             queries, keys = q[part.rows], k[part.rows]
             cross, operators = self._relieved(
                 lambda q=queries, k=keys: (self._split_stored if self.stores(q) else self._split_free)(
                     q, k, text, image, scale
                 )
             )
-            self._add(part, cross, operators, grid)
+            self._add(part, fold_repeats(cross, tokens), operators, grid)
 
     def token_maps(self, entry: Hashable) -> TokenMaps:
         """Fused maps of an entry: all L tokens, or [START, rest] of an unconditional one under `start_vs_rest`."""
@@ -238,21 +247,30 @@ class Collector:
         seen = {grid for fusion in self._fusions.values() for grid in fusion.grids}
         return tuple(sorted(seen, key=lambda grid: -grid.area))
 
-    def stores(self, q: Tensor) -> bool:
-        """Whether S of all rows of q (b, H, n, d), with its blocks of scores, fits the budget (or is asked for)."""
+    def stores(self, q: Tensor, images: int | None = None) -> bool:
+        """Whether S of `images` (default b) images of q (b, H, n, d), with blocks of scores, fits the budget."""
         if self.way != "auto":
             return self.way != "matrix_free"
-        size = q.shape[0] * q.shape[2] ** 2 * compute_dtype(q).itemsize
+        size = (images or q.shape[0]) * q.shape[2] ** 2 * compute_dtype(q).itemsize
         return size <= (self.budget_mib - 2 * self._block_mib) * MIB
+
+    def _entry(self, part: Rows) -> Entry:
+        known = part.entry in self._entries
+        expect(
+            known, ShapeError, f"rows of {list(self._entries)}", repr(part.entry), "declare the entry in begin()"
+        )
+        return self._entries[part.entry]
 
     def _check(self, q: Tensor, k: Tensor, grid: Grid) -> None:
         check_heads(q, k)
         n = q.shape[2]
         expect(n == grid.area, ShapeError, f"{grid.area} queries ({grid})", n, "pass the layer's grid")
 
-    def _operators(self, q: Tensor, k: Tensor, scale: float | None) -> Sequence[SelfAttention]:
+    def _operators(self, q: Tensor, k: Tensor, scale: float | None, count: int) -> Sequence[SelfAttention]:
+        """What can act as S for some of the `count` images of a call."""
+
         def compute() -> Sequence[SelfAttention]:
-            if not self.stores(q):
+            if not self.stores(q, count):
                 return _free(q, k, scale)
             maps, _ = head_mean_attention(q, k, scale=scale, block_mib=self._block_mib)
             return [StoredAttention(own) for own in maps]
@@ -274,7 +292,8 @@ class Collector:
         length = len(range(*text.indices(k.shape[2])))
         identity = torch.eye(length, device=q.device, dtype=compute_dtype(q))
         cross = torch.stack([each.attend(identity, text) for each in free])
-        return cross, self._normalised(list(free), 1 - cross.sum(dim=-1, keepdim=True))
+        ones = cross.new_ones((q.shape[2], 1))
+        return cross, self._normalised(list(free), torch.stack([each.apply(ones) for each in free]))
 
     def _normalised(self, operators: list[SelfAttention], row_sums: Tensor) -> Sequence[SelfAttention]:
         if self.settings.renormalise == "per_layer":
@@ -303,7 +322,7 @@ class Collector:
         """Propagate the columns that the entry's branch needs, and add them to its fusion."""
         entry = self._entries[part.entry]
         kinds = self._kinds(entry)
-        columns = {"tokens": cross}
+        columns = {"tokens": merge_starts(cross, entry.start_tokens)}
         if "foreground" in kinds:
             columns["foreground"] = start_and_rest(cross, entry.start_tokens)
         weights = self.settings.power_weights
@@ -344,6 +363,17 @@ class Collector:
             else:
                 return False
             return True
+
+
+def expect_multiple(keys: int, tokens: int) -> None:
+    """Raise `ShapeError` unless the text keys are whole repeats of an entry's own tokens."""
+    remedy = "declare the entry with its own token count"
+    expect(keys % tokens == 0, ShapeError, f"a multiple of {tokens} text keys", keys, remedy)
+
+
+def fold_repeats(maps: Tensor, tokens: int) -> Tensor:
+    """(b, n, rep·L) → (b, n, L): a host may repeat the token axis; the copies' probabilities are summed."""
+    return reduce(maps, "b n (rep l) -> b n l", "sum", l=tokens)
 
 
 def is_out_of_memory(error: BaseException) -> bool:

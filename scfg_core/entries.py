@@ -14,7 +14,7 @@ from einops import rearrange, reduce
 from torch import Tensor
 
 from .errors import ShapeError, expect
-from .fusion import TokenMaps, merge_starts, renormalise
+from .fusion import TokenMaps, renormalise
 from .grid import Grid
 
 CHUNK = 77
@@ -35,12 +35,17 @@ class Area:
     h: int
     w: int
 
+    def inside(self, latent: Grid) -> bool:
+        """Whether it is not empty and lies within the latent."""
+        rows = 0 <= self.y < self.y + self.h <= latent.h
+        return rows and 0 <= self.x < self.x + self.w <= latent.w
+
 
 @dataclass(frozen=True)
 class EntryMaps:
     """The fused maps of one prompt entry, and where the host lets it speak.
 
-    tokens        maps on the entry's own grid, which covers `area`.
+    tokens        maps on the entry's own grid, which covers `area`; several STARTs are summed into the first.
     start_tokens  indices of START, one per chunk of the prompt; empty = none.
     area          the part of the latent that the entry sees; None = all of it.
     weight        host weight ≥ 0 over the whole latent, (H, W) or (B, H, W); None = 1 inside the area.
@@ -77,14 +82,14 @@ class PlacedEntry:
         return reduce(torch.isfinite(self.maps), "b n k -> b", torch.all)
 
 
-def place_entries(
-    entries: Sequence[EntryMaps], latent: Grid, grid: Grid | None = None
-) -> tuple[list[PlacedEntry], Grid]:
-    """Bring every entry to `grid`, by default the common one, and give each its share of every patch."""
-    grid = grid or common_grid(entries, latent)
+def place_entries(entries: Sequence[EntryMaps], latent: Grid, grid: Grid) -> list[PlacedEntry]:
+    """Bring every entry to `grid`, and give each its share of every patch."""
+    for entry in entries:
+        inside = entry.area is None or entry.area.inside(latent)
+        expect(inside, ShapeError, f"an area inside the latent of {latent}", entry.area, "clip it to the latent")
     alone = len(entries) == 1 and entries[0].area is None and entries[0].weight is None
     shares = [None] if alone else _shares(entries, latent, grid)
-    return [_place(entry, share, latent, grid) for entry, share in zip(entries, shares, strict=True)], grid
+    return [_place(entry, share, latent, grid) for entry, share in zip(entries, shares, strict=True)]
 
 
 def common_grid(entries: Sequence[EntryMaps], latent: Grid) -> Grid:
@@ -111,8 +116,6 @@ def _place(entry: EntryMaps, share: Tensor | None, latent: Grid, grid: Grid) -> 
         rows = _patches_under(latent.h, grid.h, entry.area.y, entry.area.h, own.h, values.device)
         columns = _patches_under(latent.w, grid.w, entry.area.x, entry.area.w, own.w, values.device)
         values = values[:, rearrange(rows[:, None] * own.w + columns, "h w -> (h w)")]
-    if values.shape[2] > max(entry.start_tokens, default=0):
-        values = merge_starts(values, entry.start_tokens)
     return PlacedEntry(values, entry.tokens.renormalised, share, entry.start_tokens)
 
 
@@ -133,9 +136,10 @@ def _weight(entry: EntryMaps, latent: Grid) -> Tensor:
     values = entry.tokens.values
     if entry.weight is not None:
         expect(
-            entry.weight.shape[-2:] == (latent.h, latent.w),
+            tuple(entry.weight.shape[:-2]) in ((), (1,), (len(values),))
+            and tuple(entry.weight.shape[-2:]) == (latent.h, latent.w),
             ShapeError,
-            f"a weight of {latent} latent cells",
+            f"a weight (H, W) or (B, H, W) of {len(values)} images and {latent} latent cells",
             tuple(entry.weight.shape),
             "give the host's weight over the whole latent",
         )

@@ -75,7 +75,8 @@ class LayerFusion:
         if self._settings.smooth_maps:
             maps = smooth_token_maps(maps, grid)
         if self._settings.renormalise == "per_layer":
-            maps = maps / (maps.mean(dim=1, keepdim=True) + self._epsilon)
+            mean = maps.mean(dim=1, keepdim=True) + self._epsilon
+            maps = torch.where(mean != 0, maps / mean, maps)
         return maps
 
 

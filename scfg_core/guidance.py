@@ -75,12 +75,21 @@ def ratio_map(
 
 def rescale(eps_cond: Tensor, eps_uncond: Tensor, ratio: Tensor) -> Tensor:
     """ε' = ε(x, ∅) + r ⊙ (ε(x, c) − ε(x, ∅)): takes the place of ε(x, c) in the host's own CFG. dtype of ε."""
+    _check_predictions(eps_cond, eps_uncond, ratio)
     return eps_uncond + _scaled(eps_cond - eps_uncond, ratio)
 
 
 def combine(eps_cond: Tensor, eps_uncond: Tensor, ratio: Tensor, guidance_scale: float) -> Tensor:
     """ε̂ of Eq. 12 (B, C, H, W), in the dtype of ε; with every ratio 1 it is CFG (Eq. 7), bit for bit."""
+    _check_predictions(eps_cond, eps_uncond, ratio)
     return eps_uncond + guidance_scale * _scaled(eps_cond - eps_uncond, ratio)
+
+
+def _check_predictions(eps_cond: Tensor, eps_uncond: Tensor, ratio: Tensor) -> None:
+    shape = tuple(eps_cond.shape)
+    remedy = "pass the two predictions of one evaluation and their ratio map (B, 1, H, W)"
+    expect(tuple(eps_uncond.shape) == shape, ShapeError, f"two predictions of {shape}", eps_uncond.shape, remedy)
+    expect(tuple(ratio.shape) == (shape[0], 1, *shape[2:]), ShapeError, "one ratio per place", ratio.shape, remedy)
 
 
 def _scaled(delta: Tensor, ratio: Tensor) -> Tensor:

@@ -15,9 +15,9 @@ from einops import rearrange, reduce
 from torch import Tensor
 
 from .attention import compute_dtype
-from .entries import EntryMaps, PlacedEntry, place_entries
+from .entries import EntryMaps, PlacedEntry, common_grid, place_entries
 from .errors import ShapeError, expect
-from .fusion import PER_LAYER_EPSILON, LayerFusion, TokenMaps, start_and_rest
+from .fusion import PER_LAYER_EPSILON, LayerFusion, TokenMaps, merge_starts, start_and_rest
 from .grid import Grid
 from .propagation import StoredAttention, needs_self_attention, propagate
 from .settings import Settings
@@ -106,11 +106,12 @@ def segment_entries(
     latent   size of the picture in latent cells, in which areas and weights are given.
     """
     expect(len(cond) > 0, ShapeError, "at least one conditional entry", "none", "pass the positive prompt's maps")
-    placed, grid = place_entries(cond, latent)
+    grid = common_grid([*cond, *uncond], latent)
+    placed = place_entries(cond, latent, grid)
     labels, finite, scores = _assign(placed)
     speaking = [entry for entry in uncond if entry.start_tokens]
     if speaking:
-        negatives, _ = place_entries(speaking, latent, grid)
+        negatives = place_entries(speaking, latent, grid)
         foreground, negatives_finite = _foreground(negatives, settings)
         finite = finite & negatives_finite
     else:
@@ -156,12 +157,17 @@ def _foreground(entries: Sequence[PlacedEntry], settings: Settings) -> tuple[Ten
         for entry in entries:
             foreground &= labels != offset + min(entry.start_tokens)
             offset += entry.maps.shape[2]
-        return foreground, finite
-    start, rest = sum(entry.competing() for entry in entries).unbind(dim=-1)  # type: ignore[union-attr]
-    spread = start.amax(dim=1) - start.amin(dim=1)
-    speaks = spread >= SILENT_START_SPREAD * start.mean(dim=1)
+        starts = [entry.competing()[..., min(entry.start_tokens)] for entry in entries]
+        return foreground & _speaks(torch.stack(starts).sum(dim=0)), finite
+    start, rest = torch.stack([entry.competing() for entry in entries]).sum(dim=0).unbind(dim=-1)
     finite = torch.stack([entry.finite() for entry in entries]).all(dim=0)
-    return (start < rest) & speaks[:, None], finite
+    return (start < rest) & _speaks(start), finite
+
+
+def _speaks(start: Tensor) -> Tensor:
+    """(B, 1) bool: whether START's map (B, n) varies enough to tell foreground from background."""
+    spread = start.amax(dim=1) - start.amin(dim=1)
+    return (spread >= SILENT_START_SPREAD * start.mean(dim=1))[:, None]
 
 
 def segment(
@@ -180,7 +186,7 @@ def segment(
     Raises `ShapeError` where the layers do not agree in B or L, or START lies outside the prompt.
     """
     _check_layers(cond, "cond", start_tokens)
-    labels = EntryMaps(_fuse(cond, settings, whole=True), tuple(start_tokens))
+    labels = EntryMaps(_fuse(cond, settings, True, start_tokens), tuple(start_tokens))
     negatives: list[EntryMaps] = []
     if start_tokens:
         _check_layers(uncond, "uncond", start_tokens)
@@ -203,14 +209,11 @@ def segment(
     return segment_entries([labels], negatives, settings, labels.tokens.grid)
 
 
-def _fuse(
-    layers: Sequence[LayerMaps], settings: Settings, whole: bool, start_tokens: Sequence[int] = ()
-) -> TokenMaps:
+def _fuse(layers: Sequence[LayerMaps], settings: Settings, whole: bool, start_tokens: Sequence[int]) -> TokenMaps:
     fusion = LayerFusion(settings, PER_LAYER_EPSILON if whole else 0.0)
     for layer in layers:
         columns = layer.cross_attention.to(compute_dtype(layer.cross_attention))
-        if not whole:
-            columns = start_and_rest(columns, start_tokens)
+        columns = merge_starts(columns, start_tokens) if whole else start_and_rest(columns, start_tokens)
         fusion.add(_propagate_batch(layer.self_attention, columns, settings), layer.grid)
     return fusion.result()
 
