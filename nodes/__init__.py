@@ -3,10 +3,28 @@
 from comfy_api.latest import ComfyExtension, io
 
 from .attention import SCFGAttention
+from .curves import SCFGCurves
 from .demo_model import SCFGDemoModel
 from .guidance import SCFGGuidance
+from .result import SCFGResult
+from .scale_map import SCFGScaleMap
+from .segmentation import SCFGSegmentation
+from .text_encode import SCFGTextEncode
+from .token_mask import SCFGTokenMask
+from .word_weights import SCFGWordWeights
 
-NODES: list[type[io.ComfyNode]] = [SCFGDemoModel, SCFGAttention, SCFGGuidance]
+NODES: list[type[io.ComfyNode]] = [
+    SCFGDemoModel,
+    SCFGTextEncode,
+    SCFGAttention,
+    SCFGGuidance,
+    SCFGWordWeights,
+    SCFGResult,
+    SCFGSegmentation,
+    SCFGScaleMap,
+    SCFGCurves,
+    SCFGTokenMask,
+]
 
 
 class ScfgExtension(ComfyExtension):

@@ -195,6 +195,7 @@ class Session:
             self.run.token_count += 1
         else:
             self.run.token_sum, self.run.token_count = scores.clone(), 1
+            self.run.token_grid = segmentation.grid
 
     def _record(
         self,

@@ -14,6 +14,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from .fusion import TokenMaps
 from .grid import Grid
 from .segmentation import Segmentation
 from .words import PromptTokens
@@ -98,7 +99,8 @@ class Run:
 
     tokens       the tokens of the positive entries, in label order; negative_tokens: of the negative ones.
     evaluations  at most `KEPT_EVALUATIONS`; a longer run keeps every second, then every fourth, … of them.
-    token_sum    (B, h·w, K) running sum of Ĉ over `token_count` evaluations; K = tokens of all positive entries.
+    token_sum    (B, h·w, K) running sum of Ĉ over `token_count` evaluations, on `token_grid`; K = tokens of all
+                 positive entries.
     notes        what the user must be told, each once.
     facts        plain values for the status line: layers, grids, tokens, entries.
     schedule     noise levels of the steps, from the highest to 0.
@@ -109,6 +111,7 @@ class Run:
     negative_tokens: list[PromptTokens] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
     token_sum: Tensor | None = None
+    token_grid: Grid | None = None
     token_count: int = 0
     notes: list[str] = field(default_factory=list)
     facts: dict[str, Any] = field(default_factory=dict)
@@ -123,6 +126,12 @@ class Run:
         """Step of the schedule, from 0, in which a closed run's evaluation lies."""
         reached = sum(level >= float(evaluation.sigma) * (1 - 1e-4) for level in self.schedule)
         return max(0, reached - 1)
+
+    def mean_scores(self) -> TokenMaps | None:
+        """Ĉ (B, h·w, K), averaged over the evaluations; None where nothing was collected."""
+        if self.token_sum is None or self.token_grid is None:
+            return None
+        return TokenMaps(self.token_sum / max(1, self.token_count), self.token_grid, renormalised=True)
 
     def mean_guidance(self) -> float | None:
         """Mean of γ·r over the pictures and evaluations of a closed run; None where nothing was recorded."""

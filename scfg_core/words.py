@@ -3,6 +3,8 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from .errors import SettingsError, expect
+
 
 @dataclass(frozen=True)
 class PromptTokens:
@@ -42,3 +44,28 @@ def labels_of(phrase: str, prompts: Sequence[PromptTokens]) -> tuple[int, ...]:
             if wanted and texts[start : start + len(wanted)] == wanted:
                 found += [label for _, labels in spelled[start : start + len(wanted)] for label in labels]
     return tuple(dict.fromkeys(found))
+
+
+def parse_weights(text: str) -> dict[str, float]:
+    """ "horse: 1.3, red hat: 0.8" → {"horse": 1.3, "red hat": 0.8}; entries are separated by commas or new lines.
+
+    Raises `SettingsError` for an entry that is not "word: number" with a number from 0 to 10, and for a repetition.
+    """
+    weights: dict[str, float] = {}
+    remedy = 'write entries like "horse: 1.3", separated by commas'
+    for entry in text.replace("\n", ",").split(","):
+        if not entry.strip():
+            continue
+        phrase, colon, number = entry.rpartition(":")
+        phrase = " ".join(phrase.casefold().split())
+        expect(bool(colon and phrase), SettingsError, "a word, a colon and a number", repr(entry.strip()), remedy)
+        try:
+            weight = float(number)
+        except ValueError:
+            weight = float("nan")
+        expect(
+            0 <= weight <= 10, SettingsError, f"a weight from 0 to 10 for {phrase!r}", repr(number.strip()), remedy
+        )
+        expect(phrase not in weights, SettingsError, f"{phrase!r} once", "twice", "keep one of the two")
+        weights[phrase] = weight
+    return weights

@@ -107,6 +107,9 @@ class SamplingRun:
         if x.shape != self._noisy.shape or model_options.get("context_handler") is not None:
             self._spoiled = WINDOWS
             return False
+        if any(conditionings is None for conditionings in conds):
+            self._spoiled = CFG_ONE
+            return False
         soft = self.session.collection.soft_maps
         two = len(conds) == 2
         branches: dict[int, Branch] = {0: "cond", 1: "both" if soft else "uncond"} if two else {}

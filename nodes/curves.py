@@ -1,0 +1,28 @@
+"""S-CFG Curves: how strongly each region is guided over the steps, before and after."""
+
+from comfy_api.latest import io
+
+from ..scfg_core.trace import Run
+from ..views import curves
+from .common import schema
+from .pictures import batch_input, image_at, result_input, shown
+
+
+class SCFGCurves(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="SCFGCurves",
+            display_name="S-CFG Curves",
+            description="The paper's Figure 1: the norm of the classifier score ‖ε(c) − ε(∅)‖ of every region over "
+            "the steps, before and after S-CFG, and that of the diffusion score. The last step's regions.",
+            search_aliases=["norm", "plot", "figure", "scfg"],
+            inputs=[result_input(), batch_input()],
+            outputs=[io.Image.Output("image", tooltip="The curves with their legend.")],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, result: Run, batch_index: int) -> io.NodeOutput:
+        return shown(cls, curves(result, image=image_at(result, batch_index)))

@@ -1,0 +1,29 @@
+"""S-CFG Scale Map: how strongly each place is guided."""
+
+from comfy_api.latest import io
+
+from ..scfg_core.trace import Run
+from ..views import scale_map
+from .common import schema
+from .pictures import batch_input, evaluation_at, image_at, result_input, shown, step_input
+
+
+class SCFGScaleMap(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="SCFGScaleMap",
+            display_name="S-CFG Scale Map",
+            description="The guidance scale at every place of the picture at one step: white is the sampler's own "
+            "CFG scale, warm is more, cold is less.",
+            search_aliases=["guidance map", "CFG map", "heat map", "scfg"],
+            inputs=[result_input(), step_input(), batch_input()],
+            outputs=[io.Image.Output("image", tooltip="The scale map with its colour bar.")],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, result: Run, step: int, batch_index: int) -> io.NodeOutput:
+        evaluation = result.evaluations[evaluation_at(result, step)]
+        return shown(cls, scale_map(evaluation, image=image_at(result, batch_index)))

@@ -1,0 +1,56 @@
+"""S-CFG Segmentation: which word owns which part of the picture, step by step."""
+
+from comfy_api.latest import io
+
+from ..scfg_core.trace import Run
+from ..views import segmentation, segmentation_sheet
+from ..views.segmentation import base_of
+from .common import schema
+from .pictures import as_picture, batch_input, evaluation_at, image_at, result_input, shown, step_input
+
+SHEET, ONE = "all steps", "one step"
+STEP_PREVIEW, NOTHING = "the step's preview", "nothing"
+
+
+class SCFGSegmentation(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="SCFGSegmentation",
+            display_name="S-CFG Segmentation",
+            description="Which word owns which part of the picture, as the model attends: at one step or all. "
+            "The legend has the words, their areas and mean guidance scales; a word has one colour in every view.",
+            search_aliases=["attention map", "label map", "heat map", "DAAM", "scfg"],
+            inputs=[
+                result_input(),
+                io.Combo.Input(
+                    "show",
+                    options=[ONE, SHEET],
+                    default=ONE,
+                    tooltip="One step, or a contact sheet of up to twelve over the run.",
+                ),
+                step_input(),
+                batch_input(),
+                io.Combo.Input(
+                    "under",
+                    options=[STEP_PREVIEW, NOTHING],
+                    default=STEP_PREVIEW,
+                    tooltip="What shines through the regions where no image is connected.",
+                ),
+                io.Image.Input("image", optional=True, tooltip="The finished picture, to lie under the regions."),
+            ],
+            outputs=[io.Image.Output("image", tooltip="The segmentation with its legend.")],
+            hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
+            is_output_node=True,
+        )
+
+    @classmethod
+    def execute(cls, result: Run, show: str, step: int, batch_index: int, under: str, image=None) -> io.NodeOutput:
+        number = image_at(result, batch_index)
+        base = None if image is None else as_picture(image, number)
+        if show == SHEET:
+            return shown(cls, segmentation_sheet(result, image=number, base=base))
+        index = evaluation_at(result, step)
+        if base is None and under == STEP_PREVIEW:
+            base = base_of(result.evaluations[index], number)
+        return shown(cls, segmentation(result, index=index, image=number, base=base))

@@ -1,0 +1,37 @@
+"""S-CFG Text Encode: a prompt whose words are known to the views."""
+
+from comfy_api.latest import io
+
+from ..scfg_core.hosts.comfyui.tokens import words_of_prompt
+from .common import schema
+
+
+class SCFGTextEncode(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="SCFGTextEncode",
+            display_name="S-CFG Text Encode",
+            description="As CLIP Text Encode, with the same conditioning; the words of the prompt travel along, so "
+            "that legends and masks can name them. With the stock encoder tokens are numbered instead.",
+            search_aliases=["CLIP text encode", "prompt", "words", "scfg"],
+            inputs=[
+                io.Clip.Input("clip", tooltip="The CLIP model of the checkpoint."),
+                io.String.Input(
+                    "text",
+                    multiline=True,
+                    dynamic_prompts=True,
+                    tooltip="The prompt. Weights in brackets, embeddings and long prompts work as everywhere.",
+                ),
+            ],
+            outputs=[io.Conditioning.Output("conditioning", tooltip="The encoded prompt, with its words.")],
+        )
+
+    @classmethod
+    def execute(cls, clip, text: str) -> io.NodeOutput:
+        if clip is None:
+            raise RuntimeError(
+                "expected a CLIP, got none: the checkpoint has no text encoder, load one with a CLIP loader"
+            )
+        words = words_of_prompt(clip, text)
+        return io.NodeOutput(clip.encode_from_tokens_scheduled(clip.tokenize(text), add_dict=words))

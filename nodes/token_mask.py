@@ -1,0 +1,125 @@
+"""S-CFG Token Mask: where words are, as a mask for other nodes."""
+
+from comfy_api.latest import io
+from torch import Tensor
+
+from ..scfg_core import Grid, TokenMaps
+from ..scfg_core.errors import ScfgError
+from ..scfg_core.masks import feather, hard_mask, labels_of_scores, soft_mask
+from ..scfg_core.trace import Run
+from ..scfg_core.words import labels_of
+from .common import schema
+from .pictures import evaluation_at, result_input
+
+HARD, SOFT = "hard", "soft"
+AVERAGE, ONE = "average of all steps", "one step"
+LATENT_CELL = 8
+"""Pixels of an image in one cell of its latent, where no image is connected."""
+
+
+class SCFGTokenMask(io.ComfyNode):
+    @classmethod
+    def define_schema(cls) -> io.Schema:
+        return schema(
+            node_id="SCFGTokenMask",
+            display_name="S-CFG Token Mask",
+            description="Where words of the prompt are in the picture, as a MASK: for inpainting, detailers, "
+            "regional prompts. Encode the prompt with S-CFG Text Encode, so that its words are known.",
+            search_aliases=["mask from words", "text to mask", "segmentation mask", "clipseg", "scfg"],
+            inputs=[
+                result_input(),
+                io.String.Input(
+                    "words",
+                    default="",
+                    tooltip="Words or phrases of the prompt, separated by commas; their regions are joined.",
+                ),
+                io.Combo.Input(
+                    "mode",
+                    options=[HARD, SOFT],
+                    default=HARD,
+                    tooltip="hard: 1 where the words win. soft: their share of all tokens' attention.",
+                ),
+                io.Combo.Input(
+                    "over",
+                    options=[AVERAGE, ONE],
+                    default=AVERAGE,
+                    tooltip="The attention averaged over all steps, or of one step. Soft masks of one step need "
+                    "record_soft_maps in S-CFG Attention.",
+                ),
+                io.Int.Input(
+                    "step",
+                    default=-1,
+                    min=-1,
+                    max=9999,
+                    tooltip="Which step, from 0, where one is chosen; −1 = the last.",
+                ),
+                io.Float.Input(
+                    "feather", default=0.0, min=0.0, max=256.0, step=1.0, tooltip="Softens the border, in pixels."
+                ),
+                io.Image.Input(
+                    "image",
+                    optional=True,
+                    tooltip="The mask gets this image's size; else eight times the latent's.",
+                ),
+            ],
+            outputs=[io.Mask.Output("mask", tooltip="One mask for every image of the batch.")],
+        )
+
+    @classmethod
+    def execute(
+        cls,
+        result: Run,
+        words: str,
+        mode: str,
+        over: str,
+        step: int,
+        feather: float,
+        image: Tensor | None = None,
+    ) -> io.NodeOutput:
+        return io.NodeOutput(token_mask(result, words, mode, over, step, feather, image))
+
+
+def token_mask(
+    run: Run, words: str, mode: str, over: str, step: int, radius: float, image: Tensor | None
+) -> Tensor:
+    """MASK (B, H, W) in 0…1. Raises `ScfgError` for a word that the prompt has not, or a step without soft maps."""
+    wanted = _labels(run, words)
+    size = _size(run, image)
+    evaluation = run.evaluations[evaluation_at(run, step)]
+    scores = run.mean_scores()
+    if over == ONE and mode == SOFT:
+        if evaluation.soft is None:
+            raise ScfgError(
+                "expected soft maps of this step, got none: switch record_soft_maps on in S-CFG Attention, or take "
+                "the average of all steps"
+            )
+        scores = TokenMaps(evaluation.soft, evaluation.grid, renormalised=True)
+    if scores is None:
+        raise ScfgError("expected token maps, got a run without any: its attention was not seen")
+    if mode == SOFT:
+        mask = soft_mask(scores, wanted, size)
+    else:
+        labels = evaluation.labels if over == ONE else labels_of_scores(scores)
+        mask = hard_mask(labels, wanted, size)
+    return feather(mask, radius)
+
+
+def _labels(run: Run, words: str) -> list[int]:
+    known = [text for prompt in run.tokens for text, _ in prompt.spelled()]
+    if not known:
+        raise ScfgError("expected a prompt with known words, got numbered tokens: encode it with S-CFG Text Encode")
+    phrases = [phrase.strip() for phrase in words.split(",") if phrase.strip()]
+    found = {phrase: labels_of(phrase, run.tokens) for phrase in phrases}
+    missing = [phrase for phrase, labels in found.items() if not labels]
+    if missing or not found:
+        came = ", ".join(map(repr, missing)) or "none"
+        raise ScfgError(f"expected words of the prompt, got {came}: it has {', '.join(dict.fromkeys(known))}")
+    return sorted({label for labels in found.values() for label in labels})
+
+
+def _size(run: Run, image: Tensor | None) -> Grid:
+    if image is not None:
+        return Grid(image.shape[1], image.shape[2])
+    assert run.fingerprint is not None
+    height, width = run.fingerprint.shape[-2:]
+    return Grid(height * LATENT_CELL, width * LATENT_CELL)

@@ -1,0 +1,86 @@
+"""The words of a prompt, as ComfyUI's tokenizers cut it: the text of the whole word behind every token."""
+
+import re
+from collections.abc import Sequence
+from typing import Any
+
+from .prompts import START_TOKENS, WORDS
+
+_EMBEDDING = re.compile(r"embedding:\s*([^\s,:()]+)")
+_END_OF_WORD, _BEGINNING_OF_WORD = "</w>", "▁"
+
+
+def words_of_prompt(clip: Any, text: str) -> dict[str, Any]:
+    """What to put on a CONDITIONING of `text`: (texts, words) of every token, and the START of every chunk.
+
+    Empty where the tokenizer does not say which tokens are words; everything works without it, tokens are numbered.
+    """
+    tokenized = clip.tokenize(text, return_word_ids=True)
+    chunks = next(iter(tokenized.values())) if isinstance(tokenized, dict) else tokenized
+    if not all(len(token) == 3 for chunk in chunks for token in chunk):
+        return {}
+    embeddings = iter(_EMBEDDING.findall(text))
+    texts: list[str] = []
+    words: list[int] = []
+    starts: list[int] = []
+    for chunk in chunks:
+        if chunk and chunk[0][2] == 0:
+            starts.append(len(texts))
+        pieces = _pieces(clip, chunk)
+        groups = _words(pieces, [token[2] for token in chunk])
+        _name(pieces, groups, embeddings, texts, words)
+    return {WORDS: (tuple(texts), tuple(words)), START_TOKENS: tuple(starts)}
+
+
+def _pieces(clip: Any, chunk: Sequence[tuple]) -> list[str | None]:
+    """The tokenizer's text of every token; None for the vector of an embedding."""
+    plain = [token for token in chunk if isinstance(token[0], int)]
+    texts = iter([text for _, text in clip.tokenizer.untokenize(plain)])
+    return [next(texts) if isinstance(token[0], int) else None for token in chunk]
+
+
+def _words(pieces: Sequence[str | None], ids: Sequence[int]) -> list[int]:
+    """Number of the word that each token of a chunk belongs to; −1 for START, END and padding (id 0)."""
+    numbers: list[int] = []
+    word, open_word = -1, False
+    marked = any(piece and piece.endswith(_END_OF_WORD) for piece in pieces)
+    for index, (piece, group) in enumerate(zip(pieces, ids, strict=True)):
+        if group == 0:
+            numbers.append(-1)
+            open_word = False
+            continue
+        same_group = index > 0 and ids[index - 1] == group
+        if piece is None:
+            joined = same_group and pieces[index - 1] is None
+        elif marked:
+            joined = open_word
+        else:
+            joined = same_group and not piece.startswith(_BEGINNING_OF_WORD)
+        word += not joined
+        numbers.append(word)
+        open_word = piece is not None and marked and not piece.endswith(_END_OF_WORD)
+    return numbers
+
+
+def _name(
+    pieces: Sequence[str | None], groups: Sequence[int], embeddings: Any, texts: list[str], words: list[int]
+) -> None:
+    """Append the whole word and its number to `texts` and `words`, for every token of a chunk."""
+    first = max(words, default=-1) + 1
+    spelled: dict[int, str] = {}
+    for piece, group in zip(pieces, groups, strict=True):
+        if piece is None and group not in spelled:
+            spelled[group] = next(embeddings, "embedding")
+        elif piece is not None and group >= 0:
+            bare = piece.removesuffix(_END_OF_WORD).removeprefix(_BEGINNING_OF_WORD)
+            spelled[group] = spelled.get(group, "") + bare
+    ended = False
+    for index, group in enumerate(groups):
+        if group >= 0:
+            texts.append(spelled[group])
+            words.append(first + group)
+            continue
+        is_start = index == 0
+        texts.append("<start>" if is_start else "<pad>" if ended else "<end>")
+        words.append(-1)
+        ended = ended or not is_start

@@ -1,0 +1,46 @@
+"""Masks from words: where a set of labels owns the picture (hard), or how much of it they have (soft)."""
+
+from collections.abc import Sequence
+
+import torch
+from einops import rearrange
+from torch import Tensor
+
+from .fusion import TokenMaps
+from .grid import Grid, bilinear, nearest
+
+
+def hard_mask(labels: Tensor, wanted: Sequence[int], size: Grid) -> Tensor:
+    """(B, size.h, size.w) fp32, 1 where the label map (B, h, w) has one of the `wanted` labels, else 0."""
+    chosen = torch.isin(labels, torch.tensor(wanted, device=labels.device, dtype=labels.dtype))
+    return nearest(chosen, size).float()
+
+
+def soft_mask(scores: TokenMaps, wanted: Sequence[int], size: Grid) -> Tensor:
+    """(B, size.h, size.w) fp32 in 0…1: Σ of the wanted tokens' Ĉ over Σ of all, brought to `size` bilinearly."""
+    values = scores.values.float()
+    total = values.sum(dim=-1, keepdim=True)
+    part = values[..., list(wanted)].sum(dim=-1, keepdim=True)
+    share = torch.where(total > 0, part / total, 0.0)
+    return rearrange(bilinear(share, scores.grid, size), "b (h w) 1 -> b h w", h=size.h)
+
+
+def labels_of_scores(scores: TokenMaps) -> Tensor:
+    """(B, h, w) label map of summed scores: the token that has most of each patch; −1 where none has any."""
+    best, labels = scores.values.max(dim=-1)
+    labels = torch.where(best > 0, labels, -1)
+    return rearrange(labels, "b (h w) -> b h w", h=scores.grid.h)
+
+
+def feather(mask: Tensor, radius: float) -> Tensor:
+    """Blur (B, H, W) with a Gaussian of standard deviation `radius` / 2 pixels; borders are replicated."""
+    if radius <= 0:
+        return mask
+    reach = max(1, round(radius))
+    offsets = torch.arange(-reach, reach + 1, device=mask.device, dtype=mask.dtype)
+    kernel = torch.exp(-2 * (offsets / radius) ** 2)
+    kernel = kernel / kernel.sum()
+    image = mask[:, None]
+    image = torch.nn.functional.pad(image, (reach, reach, reach, reach), mode="replicate")
+    image = torch.nn.functional.conv2d(image, kernel.view(1, 1, 1, -1))
+    return torch.nn.functional.conv2d(image, kernel.view(1, 1, -1, 1))[:, 0]
