@@ -94,13 +94,16 @@ def figures_of(model: DemoModel, pair: Pair) -> dict[str, Any]:
     figures: dict[str, Any] = {
         "prompt": pair.prompt,
         "mean_guidance": run.mean_guidance(),
-        "spread_cfg": spread(regions.classifier, regions.areas),
-        "spread_scfg": spread(regions.rescaled, regions.areas),
+        "spread_before": spread(regions.classifier, regions.areas),
+        "spread_after": spread(regions.rescaled, regions.areas),
         "notes": run.notes,
     }
     for name, sampled in (("cfg", pair.cfg), ("scfg", pair.scfg)):
         verdict = None if told is None else score(sampled.images, [told])[0]
-        figures[name] = verdict and {"phrases_right": verdict.phrases, "background_right": verdict.background}
+        figures[name] = verdict and {
+            "phrases_right": [bool(right) for right in verdict.phrases],
+            "background_right": verdict.background,
+        }
     return figures
 
 
@@ -143,12 +146,12 @@ def _finite(value: Any) -> Any:
 def print_table(result: dict[str, Any], out: Path) -> None:
     """One line per prompt, then where the files are."""
     wide = max(len(each["prompt"]) for each in result["prompts"])
-    print(f"{'prompt':{wide}}  mean scale  spread CFG → S-CFG  right: CFG  S-CFG")
+    print(f"{'prompt':{wide}}  mean scale  spread of norms  right: CFG  S-CFG")
     for each in result["prompts"]:
         right = ["  –  " if each[name] is None else _right(each[name]) for name in ("cfg", "scfg")]
         print(
             f"{each['prompt']:{wide}}  {each['mean_guidance']:10.2f}  "
-            f"{each['spread_cfg']:10.2f} → {each['spread_scfg']:.2f}  {right[0]:>10}  {right[1]:>5}"
+            f"{each['spread_before']:8.2f} → {each['spread_after']:.2f}  {right[0]:>10}  {right[1]:>5}"
         )
     notes = dict.fromkeys(note for each in result["prompts"] for note in each["notes"])
     for note in notes:

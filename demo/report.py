@@ -47,7 +47,7 @@ def _comparison_row(pair: Pair) -> Picture:
     scale, span = last.guidance_scale, span_of(ratio)
     regions = label_picture(labels, owners, TILE, TILE, base=guided, opacity=0.75)
     heat_map = heat(ratio, span, TILE, TILE)
-    key = padded(legend(shares_of(last, owners)), 0, 250)
+    key = padded(legend(shares_of([last], owners), most_rows=8), 0, 250)
     bar = colour_bar(TILE + 2, scale, span)
     row = beside(
         [
@@ -71,20 +71,18 @@ def steps_sheet(model: DemoModel, pair: Pair) -> Picture:
     records = {
         name: watch_again(model, pair.prompt, pair.scfg, chosen, weights) for name, weights in POWERS.items()
     }
-    last = records["R = 4"]
 
-    def tiles(pictures: list[Picture]) -> list[Picture]:
-        return [frame(fit(picture, SMALL_TILE, SMALL_TILE)) for picture in pictures]
-
-    rows = {"predicted": tiles([to_pixels(pair.scfg.clean[step][0]) for step in chosen])}
+    predicted = [to_pixels(pair.scfg.clean[step][0]) for step in chosen]
+    rows = {"predicted": [frame(fit(picture, SMALL_TILE, SMALL_TILE)) for picture in predicted]}
     for name, record in records.items():
         maps = [each.labels[0].numpy() for each in record.evaluations]
         rows[name] = [frame(label_picture(each, owners, SMALL_TILE, SMALL_TILE)) for each in maps]
-    rows["foreground"] = [frame(_mask(each.foreground[0].numpy())) for each in last.evaluations]
+    rows["foreground"] = [frame(_mask(each.foreground[0].numpy())) for each in records["R = 4"].evaluations]
     side = max(width_of(name) for name in rows)
     lines = [_row(name, pictures, side) for name, pictures in rows.items()]
     heads = _heads([f"step {step + 1}" for step in chosen], side)
-    key = legend([share for share in shares_of(last.evaluations[-1], owners)])[:, : -width_of("  scale")]
+    shown = [evaluation for record in records.values() for evaluation in record.evaluations]
+    key = legend(shares_of(shown, owners), most_rows=len(owners))
     return margin(titled(beside([below([heads, *lines], gap=6), below([paper(20, 1), key], gap=0)]), pair.prompt))
 
 

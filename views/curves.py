@@ -32,7 +32,7 @@ class RegionNorms:
 def region_norms(run: Run, image: int = 0, smallest_area: float = SMALLEST_AREA) -> RegionNorms:
     """Norms of a closed run's regions over its evaluations, the regions fixed as the last evaluation has them."""
     shares = [
-        share for share in shares_of(run.evaluations[-1], owners_of(run), image) if share.area >= smallest_area
+        share for share in shares_of(run.evaluations[-1:], owners_of(run), image) if share.area >= smallest_area
     ]
     labels = run.evaluations[-1].labels[image].numpy()
     masks = [share.owner.mask(labels) for share in shares]
@@ -70,15 +70,15 @@ def curves(run: Run, *, image: int = 0, height: int = 230, width: int = 270) -> 
     shared = top_of(before, after)
     spreads = [f"spread {spread(values, norms.areas):.2f}" for values in (norms.classifier, norms.rescaled)]
     parts = [
-        ("classifier score, CFG", before, shared, spreads[0]),
-        ("classifier score, S-CFG", after, shared, spreads[1]),
+        ("classifier score, before", before, shared, spreads[0]),
+        ("classifier score, after", after, shared, spreads[1]),
         ("diffusion score", diffusion, top_of(diffusion), ""),
     ]
     charts = [
         _noted(chart(steps, drawn, title=title, x_label="step", top=top, height=height, width=width), note)
         for title, drawn, top, note in parts
     ]
-    shares = shares_of(run.evaluations[-1], norms.owners, image)
+    shares = shares_of(run.evaluations[-1:], norms.owners, image)
     return margin(beside([*charts, below([paper(20, 1), legend(shares)], gap=0)], gap=20))
 
 

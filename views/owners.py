@@ -79,20 +79,17 @@ def colours_of(owners: Sequence[Owner]) -> np.ndarray:
 
 @dataclass(frozen=True)
 class Share:
-    """What an owner has in one picture: its part of the area 0…1, and the mean guidance scale there."""
+    """What an owner has: its part of the area 0…1, and the mean guidance scale there."""
 
     owner: Owner
     area: float
     scale: float
 
 
-def shares_of(evaluation: Evaluation, owners: Sequence[Owner], image: int = 0) -> list[Share]:
-    """Everyone who owns something in an evaluation, the largest first."""
-    labels, ratio = evaluation.labels[image].numpy(), evaluation.ratio[image].numpy()
-    shares: list[Share] = []
-    for owner in owners:
-        mask = owner.mask(labels)
-        if mask.any():
-            scale = float(ratio[mask].mean()) * evaluation.guidance_scale
-            shares.append(Share(owner, float(mask.mean()), scale))
+def shares_of(evaluations: Sequence[Evaluation], owners: Sequence[Owner], image: int = 0) -> list[Share]:
+    """Everyone who owns something in these evaluations, the largest mean area first."""
+    labels = np.stack([each.labels[image].numpy() for each in evaluations])
+    scales = np.stack([each.ratio[image].numpy() * each.guidance_scale for each in evaluations])
+    masks = [(owner, owner.mask(labels)) for owner in owners]
+    shares = [Share(owner, float(mask.mean()), float(scales[mask].mean())) for owner, mask in masks if mask.any()]
     return sorted(shares, key=lambda share: -share.area)

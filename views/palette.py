@@ -20,9 +20,9 @@ WORDS: tuple[Colour, ...] = (
 )
 """The colours of Okabe and Ito (2008), then those of Tol's "muted" scheme that differ from them."""
 
-START: Colour = (120, 120, 120)
-END: Colour = (168, 168, 168)
-PADDING: Colour = (205, 205, 205)
+START: Colour = (90, 90, 90)
+END: Colour = (155, 155, 155)
+PADDING: Colour = (210, 210, 210)
 NOBODY: Colour = (240, 240, 240)
 MASK: Colour = (250, 250, 250)
 PAPER: Colour = (255, 255, 255)

@@ -72,7 +72,7 @@ def segmentation(
     """One evaluation of a closed run beside its legend: words, areas, mean guidance scales."""
     owners, evaluation = owners_of(run), run.evaluations[index]
     picture = label_picture(evaluation.labels[image].numpy(), owners, *tile_size(evaluation, longest), base=base)
-    return margin(beside([frame(picture), legend(shares_of(evaluation, owners, image))]))
+    return margin(beside([frame(picture), legend(shares_of([evaluation], owners, image))]))
 
 
 def segmentation_sheet(
@@ -84,7 +84,7 @@ def segmentation_sheet(
     longest: int = SHEET_TILE,
     columns: int = SHEET_COLUMNS,
 ) -> Picture:
-    """A contact sheet of evaluations (default: twelve over the run) beside the legend of the last of them.
+    """A contact sheet of evaluations (default: twelve over the run) beside a legend with their means.
 
     base  a picture that lies under every tile; None = each evaluation's own preview, where there is one.
     """
@@ -97,8 +97,8 @@ def segmentation_sheet(
         size = tile_size(evaluation, longest)
         tile = frame(label_picture(evaluation.labels[image].numpy(), owners, *size, base=under))
         tiles.append(titled(tile, f"step {run.step_of(evaluation) + 1}"))
-    last = run.evaluations[chosen[-1]]
-    return margin(beside([sheet(tiles, columns), legend(shares_of(last, owners, image))], gap=24))
+    shares = shares_of([run.evaluations[index] for index in chosen], owners, image)
+    return margin(beside([sheet(tiles, columns), legend(shares)], gap=24))
 
 
 def spread_out(count: int, most: int) -> list[int]:

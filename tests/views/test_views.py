@@ -72,7 +72,7 @@ def test_many_words_have_many_colours():
 
 def test_areas_and_scales_of_the_legend_are_those_of_the_maps(run):
     last = run.evaluations[-1]
-    shares = shares_of(last, owners_of(run), image=0)
+    shares = shares_of([last], owners_of(run), image=0)
     assert sum(share.area for share in shares) == pytest.approx(1)
     assert [share.area for share in shares] == sorted((share.area for share in shares), reverse=True)
     astro = next(share for share in shares if share.owner.text == "astro")
