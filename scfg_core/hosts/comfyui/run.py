@@ -57,6 +57,7 @@ class SamplingRun:
         self._layers = self._choose_layers(guider.model_patcher, collection)
         self._inactive: str | None = None if self._layers else NOT_A_UNET
         self._evaluations = self._guided = 0
+        self._guided_last = False
         self._forget_evaluation()
 
     def __deepcopy__(self, memo: dict) -> "SamplingRun":
@@ -70,6 +71,7 @@ class SamplingRun:
     def _forget_evaluation(self) -> None:
         self._noisy: Tensor | None = None
         self._prompts: Prompts | None = None
+        self._run_keys: set[Key] = set()
         self._watching = self._acts = self._slot_held = self._slot_reached = False
         self._spoiled: str | None = None
 
@@ -127,16 +129,18 @@ class SamplingRun:
         """`transformer_options` of one call of the U-Net, in which its attention is watched where possible."""
         if not self._watching or self._prompts is None or context is None:
             return options
-        keys: list[Key] = list(zip(options["cond_or_uncond"], options["uuids"], strict=True))
+        keys: list[Key] = list(zip(options.get("cond_or_uncond", ()), options.get("uuids", ()), strict=False))
         rows = self._rows(x, keys)
         if rows is None:
             self._spoiled = TILED
             return options
-        watcher = Watcher(self.session, rows, self._layers, context.shape[1], fuse=self._acts)
-        return watcher.bound_to(options)
+        self._run_keys.update(keys)
+        fuse = self._acts and self._guided_last
+        return Watcher(self.session, rows, self._layers, context.shape[1], fuse).bound_to(options)
 
     def close_evaluation(self) -> None:
-        if self._noisy is not None and not self._slot_reached:
+        ran = self._prompts is not None or self._spoiled is not None
+        if ran and not self._slot_reached:
             self._inactive = NO_SLOT
         self._forget_evaluation()
 
@@ -167,6 +171,9 @@ class SamplingRun:
 
     def _ratio(self, args: dict) -> Tensor | None:
         """The ratio map of this evaluation, or None for plain CFG."""
+        self._guided_last = False
+        if self._prompts is None and self._spoiled is None:  # another node answered without a call of the U-Net
+            self.watch((args["input_cond"], args["input_uncond"]), args["input"], args["sigma"], {})
         self._slot_reached = True
         self._watching = False
         sides = self._sides(args)
@@ -187,15 +194,12 @@ class SamplingRun:
             word_weights=self._weights_by_label(),
             preview=lambda ratio: rgb_preview(empty + scale * _times(text - empty, ratio), self._latent_format),
         )
-        self._guided += ratio is not None
+        self._guided_last = ratio is not None
+        self._guided += self._guided_last
         return ratio
 
     def _sides(self, args: dict) -> tuple[int, int] | None:
         """Which of the lists that were run are the conditional and the unconditional one."""
-        if args["input_uncond"] is None:
-            self._spoiled = CFG_ONE
-        elif self._prompts is None:
-            self._spoiled = self._spoiled or STRANGE_LISTS
         if self._spoiled is not None or self._prompts is None:
             self.record.note(self._spoiled or STRANGE_LISTS)
             return None
@@ -217,10 +221,10 @@ class SamplingRun:
         """Rows of every chunk of the batch; None where the call is not what its entries' areas and batch say."""
         assert self._noisy is not None and self._prompts is not None
         batch, _, height, width = self._noisy.shape
-        if x.shape[0] != len(keys) * batch:
+        if x.shape[0] != len(keys) * batch or len(set(keys)) < len(keys):
             return None
         for key in keys:
-            if key not in self._prompts.entries:
+            if key not in self._prompts.entries or key in self._run_keys:
                 return None
             area = self._prompts.area(key)
             if tuple(x.shape[2:]) != ((height, width) if area is None else (area.h, area.w)):
