@@ -82,7 +82,7 @@ def steps_sheet(model: DemoModel, pair: Pair) -> Picture:
     lines = [_row(name, pictures, side) for name, pictures in rows.items()]
     heads = _heads([f"step {step + 1}" for step in chosen], side)
     shown = [evaluation for record in records.values() for evaluation in record.evaluations]
-    key = legend(shares_of(shown, owners), most_rows=len(owners))
+    key = legend(shares_of(shown, owners), most_rows=len(owners), scales=False)
     return margin(titled(beside([below([heads, *lines], gap=6), below([paper(20, 1), key], gap=0)]), pair.prompt))
 
 

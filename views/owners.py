@@ -6,11 +6,11 @@ from dataclasses import dataclass
 import numpy as np
 
 from .core import UNOWNED, Evaluation, PromptTokens, Run
-from .palette import END, NOBODY, PADDING, START, word_colour
+from .palette import END, LIKE_THEMSELVES, NOBODY, PADDING, START, WORDS, word_colour
 from .text import Colour
 
 _LITTLE = {"a", "an", "and", "at", "by", "for", "from", "in", "of", "on", "or", "the", "to", "with"}
-"""Words that say little take their colours last, so that the distinct ones go to the others."""
+"""Words that say little: they take their colours last, so that the distinct ones go to the others."""
 
 _NEUTRAL = {"start": START, "end": END}
 
@@ -38,10 +38,22 @@ def owners_of(run: Run) -> list[Owner]:
             if not text and word < 0:
                 words.append((f"token {index}", (prompt.first_label + index,)))
         neutral += [Owner(text, labels, _NEUTRAL.get(text.strip("<>"), PADDING)) for text, labels in _rest(prompt)]
-    meaning_first = sorted(range(len(words)), key=lambda index: words[index][0].casefold() in _LITTLE)
-    colours = {index: word_colour(place) for place, index in enumerate(meaning_first)}
-    owners = neutral + [Owner(text, labels, colours[index]) for index, (text, labels) in enumerate(words)]
+    colours = _colours([text.casefold() for text, _ in words])
+    owners = neutral + [Owner(text, labels, colour) for (text, labels), colour in zip(words, colours, strict=True)]
     return [*_counted(sorted(owners, key=lambda owner: owner.labels)), Owner("no prompt", (UNOWNED,), NOBODY)]
+
+
+def _colours(words: Sequence[str]) -> list[Colour]:
+    """A colour per word: names of colours look like themselves, words that say little take what is left."""
+    places: dict[int, int] = {}
+    for index, word in enumerate(words):
+        if word in LIKE_THEMSELVES and LIKE_THEMSELVES[word] not in places.values():
+            places[index] = LIKE_THEMSELVES[word]
+    others = [index for index in range(len(words)) if index not in places]
+    others.sort(key=lambda index: words[index] in _LITTLE)
+    free = (place for place in range(len(words) + len(WORDS)) if place not in places.values())
+    places |= dict(zip(others, free, strict=False))
+    return [word_colour(places[index]) for index in range(len(words))]
 
 
 def _rest(prompt: PromptTokens) -> list[tuple[str, tuple[int, ...]]]:

@@ -20,6 +20,12 @@ WORDS: tuple[Colour, ...] = (
 )
 """The colours of Okabe and Ito (2008), then those of Tol's "muted" scheme that differ from them."""
 
+LIKE_THEMSELVES = {
+    **{"orange": 0, "cyan": 1, "green": 2, "pink": 3, "blue": 4, "red": 5, "yellow": 6},
+    **{"wine": 7, "teal": 8, "olive": 9, "purple": 10, "indigo": 10, "brown": 11},
+}
+"""Places in `WORDS` of the words that name a colour: "blue" written beside green would be misread."""
+
 START: Colour = (90, 90, 90)
 END: Colour = (155, 155, 155)
 PADDING: Colour = (210, 210, 210)

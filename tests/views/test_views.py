@@ -55,6 +55,14 @@ def test_little_words_take_their_colours_last():
     assert [colours[word] for word in ("horse", "grass", "a", "on")] == list(WORDS[:4])
 
 
+def test_names_of_colours_look_like_themselves():
+    words = PromptTokens(0, ("horse", "red", "sky", "Blue", "red"), (0, 1, 2, 3, 4))
+    colours = [owner.colour for owner in owners_of(Run(tokens=[words]))][:5]
+    assert colours[1] == WORDS[5]
+    assert colours[3] == WORDS[4]
+    assert len(set(colours)) == 5
+
+
 def test_repeated_words_and_a_second_prompt_are_told_apart():
     prompts = [PromptTokens(0, ("a", "a"), (0, 1)), PromptTokens(2, ("a",), (0,))]
     named = [(owner.text, owner.labels) for owner in owners_of(Run(tokens=prompts))]
