@@ -140,7 +140,7 @@ class Attachment:
             self._session = Session(self.settings, self.collection, self.run)
         if not self.run.schedule:
             scheduler = self.scheduler()
-            levels = [noise_level(scheduler, float(t)).sigma for t in scheduler.timesteps]
+            levels = [noise_level(scheduler, t).sigma for t in torch.as_tensor(scheduler.timesteps).tolist()]
             self.run.schedule = (*levels, 0.0)
         self._timestep = timestep
 
