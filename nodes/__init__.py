@@ -9,6 +9,7 @@ from .guidance import SCFGGuidance
 from .result import SCFGResult
 from .scale_map import SCFGScaleMap
 from .segmentation import SCFGSegmentation
+from .subscribers import add_route
 from .text_encode import SCFGTextEncode
 from .token_mask import SCFGTokenMask
 from .word_weights import SCFGWordWeights
@@ -28,5 +29,8 @@ NODES: list[type[io.ComfyNode]] = [
 
 
 class ScfgExtension(ComfyExtension):
+    async def on_load(self) -> None:
+        add_route()
+
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         return NODES

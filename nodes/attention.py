@@ -5,7 +5,7 @@ from comfy_api.latest import io
 from ..scfg_core import uniform_powers
 from ..scfg_core.hosts.comfyui import observe
 from ..scfg_core.session import Collection
-from .common import NodeStatus, TraceType, advanced, schema
+from .common import NodeListener, TraceType, advanced, schema
 
 
 class SCFGAttention(io.ComfyNode):
@@ -37,7 +37,7 @@ class SCFGAttention(io.ComfyNode):
                     options=["auto", "all", "last"],
                     default="auto",
                     tooltip="Layers of the two deepest levels that have attention: all of them, the last three of "
-                    "each level, or auto: all of a level with at most ten layers, else its last three (SDXL).",
+                    "each level, or auto: all of a level with at most six layers, else its last three (SDXL).",
                 ),
                 advanced(
                     io.Int,
@@ -74,7 +74,7 @@ class SCFGAttention(io.ComfyNode):
                     "trace", display_name="trace", tooltip="What the runs of this model leave behind."
                 ),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
         )
 
     @classmethod
@@ -95,4 +95,4 @@ class SCFGAttention(io.ComfyNode):
             every=update_every,
             soft_maps=record_soft_maps,
         )
-        return io.NodeOutput(*observe(model, collection, NodeStatus(cls.hidden.unique_id)))
+        return io.NodeOutput(*observe(model, collection, NodeListener(cls.hidden)))

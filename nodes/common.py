@@ -8,6 +8,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..scfg_core.trace import Evaluation, Run
+from .live import LiveView, graph_id_of
 
 CATEGORY = "S-CFG"
 
@@ -50,3 +51,19 @@ class NodeStatus:
         server = getattr(PromptServer, "instance", None)
         if self._node_id is not None and server is not None and server.client_id is not None:
             server.send_progress_text(status, self._node_id)
+
+
+class NodeListener:
+    """All that a node tells of its model's runs: their status, and the live view."""
+
+    def __init__(self, hidden: Any, remark: str = "") -> None:
+        live = LiveView(hidden.unique_id, graph_id_of(hidden.extra_pnginfo))
+        self._listeners = (NodeStatus(hidden.unique_id, remark), live)
+
+    def evaluated(self, run: Run, evaluation: Evaluation) -> None:
+        for listener in self._listeners:
+            listener.evaluated(run, evaluation)
+
+    def finished(self, run: Run, status: str) -> None:
+        for listener in self._listeners:
+            listener.finished(run, status)

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 
 from ..scfg_core import PRESETS, Settings
 from ..scfg_core.hosts.comfyui import guide
-from .common import NodeStatus, TraceType, WordWeightsType, advanced, schema
+from .common import NodeListener, TraceType, WordWeightsType, advanced, schema
 
 CUSTOM = "custom"
 _ONLY_CUSTOM = " Read by the preset “custom” only."
@@ -69,7 +69,7 @@ class SCFGGuidance(io.ComfyNode):
                     "trace", display_name="trace", tooltip="What the runs of this model leave behind."
                 ),
             ],
-            hidden=[io.Hidden.unique_id],
+            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
         )
 
     @classmethod
@@ -87,7 +87,7 @@ class SCFGGuidance(io.ComfyNode):
         settings = replace(settings, strength=strength, start=start_percent, end=end_percent)
         unread = preset != CUSTOM and any(getattr(Settings(), name) != value for name, value in custom.items())
         remark = f" [preset {preset}: the settings below it are not read]" if unread else ""
-        listener = NodeStatus(cls.hidden.unique_id, remark)
+        listener = NodeListener(cls.hidden, remark)
         return io.NodeOutput(*guide(model, settings, word_weights, listener))
 
 

@@ -1,0 +1,116 @@
+// The only file that talks to ComfyUI's front end: settings, events, and the live view's place on a node.
+
+import { app } from "../../scripts/app.js";
+import { api } from "../../scripts/api.js";
+import { LiveView } from "./live_view.js";
+import { Result } from "./live_result.js";
+
+const NODES = ["SCFGAttention", "SCFGGuidance"];
+const EVENT = "scfg.step";
+const WIDGET = "scfg_live";
+const ON = "SCFG.Live.On";
+const INTERVAL = "SCFG.Live.Interval";
+const DEFAULT_INTERVAL = 150;
+const KEPT_RESULTS = 32;
+const NODE_WIDTH = 340;
+
+/** Results by execution id ("12:5" inside a subgraph), the newest run last. */
+const results = new Map();
+
+let subscribed = null;
+
+const setting = (name, otherwise) => app.extensionManager?.setting?.get(name) ?? otherwise;
+
+/** Tell the server how often this page wants frames, or that it wants none. */
+async function subscribe() {
+  if (!api.clientId) return;
+  const interval = setting(ON, true) ? Math.max(1, Number(setting(INTERVAL, DEFAULT_INTERVAL))) / 1000 : null;
+  const wanted = JSON.stringify({ client: api.clientId, interval });
+  if (wanted === subscribed) return;
+  subscribed = wanted;
+  try {
+    const headers = { "Content-Type": "application/json" };
+    await api.fetchApi("/scfg/live", { method: "POST", headers, body: wanted });
+  } catch {
+    subscribed = null;
+  }
+}
+
+/** The node with an execution id, in the workflow that is open; undefined where there is none. */
+function nodeAt(executionId) {
+  let graph = app.rootGraph ?? app.graph;
+  const path = String(executionId).split(":");
+  for (const id of path.slice(0, -1)) graph = graph?.getNodeById(Number(id))?.subgraph;
+  return graph?.getNodeById(Number(path.at(-1))) ?? undefined;
+}
+
+const isOpen = (result) => !result.graph || result.graph === (app.rootGraph ?? app.graph)?.id;
+
+/** The newest result of a node; looked up when it is drawn, for a node gets its id after it was made. */
+function resultOf(node) {
+  let found = null;
+  for (const [id, result] of results) if (isOpen(result) && nodeAt(id) === node) found = result;
+  return found;
+}
+
+function receive(message) {
+  let result = results.get(message.node);
+  if (result?.run !== message.run) {
+    result = new Result(message);
+    results.delete(message.node);
+    results.set(message.node, result);
+    if (results.size > KEPT_RESULTS) results.delete(results.keys().next().value);
+  }
+  result.add(message);
+  if (isOpen(result)) nodeAt(message.node)?.widgets?.find((each) => each.name === WIDGET)?.view?.refresh();
+}
+
+function mount(node) {
+  const view = new LiveView(() => resultOf(node), () => setting(ON, true));
+  view.element.addEventListener("wheel", (event) => {
+    if (!window.LiteGraph?.vueNodesMode) app.canvas.processMouseWheel(event);
+  });
+  const options = { serialize: false, hideOnZoom: false, getMinHeight: () => LiveView.height, margin: 6 };
+  const widget = node.addDOMWidget(WIDGET, "SCFG_LIVE", view.element, options);
+  widget.serialize = false;
+  widget.view = view;
+  const size = node.computeSize();
+  node.setSize([Math.max(NODE_WIDTH, size[0]), size[1]]);
+}
+
+app.registerExtension({
+  name: "scfg.live",
+  settings: [
+    {
+      id: ON,
+      category: ["S-CFG", "Live view", "On"],
+      name: "Show regions and scales while sampling",
+      tooltip: "On the nodes S-CFG Guidance and S-CFG Attention. Off: nothing is drawn or sent.",
+      type: "boolean",
+      defaultValue: true,
+      onChange: subscribe,
+    },
+    {
+      id: INTERVAL,
+      category: ["S-CFG", "Live view", "Interval"],
+      name: "Least time between two frames (ms)",
+      tooltip: "The steps in between are sent when the run has ended.",
+      type: "slider",
+      attrs: { min: 50, max: 2000, step: 50 },
+      defaultValue: DEFAULT_INTERVAL,
+      onChange: subscribe,
+    },
+  ],
+  nodeCreated(node) {
+    if (NODES.includes(node.comfyClass)) mount(node);
+  },
+  setup() {
+    api.addEventListener(EVENT, ({ detail }) => receive(detail));
+    api.addEventListener("status", subscribe);
+    api.addEventListener("reconnected", () => {
+      subscribed = null;
+      subscribe();
+    });
+    subscribe();
+  },
+});
