@@ -35,28 +35,33 @@ class Pair:
 
 def comparison(pairs: list[Pair]) -> Picture:
     """CFG | S-CFG | final segmentation with its legend | scale map of the last step, one row per prompt."""
-    return margin(below([_comparison_row(pair) for pair in pairs], gap=24))
+    keys = [_legend_of(pair) for pair in pairs]
+    widest = max(key.shape[1] for key in keys)
+    rows = [_comparison_row(pair, padded(key, 0, widest)) for pair, key in zip(pairs, keys, strict=True)]
+    return margin(below(rows, gap=24))
 
 
-def _comparison_row(pair: Pair) -> Picture:
-    run = pair.scfg.run
-    assert run is not None
-    owners, last = owners_of(run), run.evaluations[-1]
+def _legend_of(pair: Pair) -> Picture:
+    assert pair.scfg.run is not None
+    owners = owners_of(pair.scfg.run)
+    return legend(shares_of(pair.scfg.run.evaluations[-1:], owners), most_rows=8)
+
+
+def _comparison_row(pair: Pair, key: Picture) -> Picture:
+    assert pair.scfg.run is not None
+    last = pair.scfg.run.evaluations[-1]
     cfg, guided = (to_pixels(sampled.images[0]) for sampled in (pair.cfg, pair.scfg))
     labels, ratio = last.labels[0].numpy(), last.ratio[0].numpy()
-    scale, span = last.guidance_scale, span_of(ratio)
-    regions = label_picture(labels, owners, TILE, TILE, base=guided, opacity=0.75)
-    heat_map = heat(ratio, span, TILE, TILE)
-    key = padded(legend(shares_of([last], owners), most_rows=8), 0, 250)
-    bar = colour_bar(TILE + 2, scale, span)
+    regions = label_picture(labels, owners_of(pair.scfg.run), TILE, TILE, base=guided, opacity=0.75)
+    span = span_of(ratio)
     row = beside(
         [
             titled(frame(fit(cfg, TILE, TILE)), "CFG"),
             titled(frame(fit(guided, TILE, TILE)), "S-CFG"),
             titled(frame(regions), "who owns what"),
             below([paper(2, 1), key], gap=0),
-            titled(frame(heat_map), "guidance scale"),
-            below([paper(height_of() + 4, 1), bar], gap=0),
+            titled(frame(heat(ratio, span, TILE, TILE)), "guidance scale"),
+            below([paper(height_of() + 4, 1), colour_bar(TILE + 2, last.guidance_scale, span)], gap=0),
         ]
     )
     return titled(row, pair.prompt, size=18)
