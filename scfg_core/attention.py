@@ -10,15 +10,16 @@ No more than one block of rows of every head's scores exists at a time. The soft
 fp64 input): S in bf16 changes up to 16 % of the labels.
 """
 
-from collections.abc import Iterator
-
 import torch
 from torch import Tensor
 
 from .errors import ShapeError, expect
 
-BLOCK_MIB = 8.0
-"""Default size of one block of scores: small enough for a CPU's cache, large enough for a GPU's."""
+CPU_BLOCK_MIB = 2.0
+"""One block of scores on a CPU: small enough to stay in the cache of one core."""
+
+BLOCK_MIB = 64.0
+"""One block of scores on other devices: large enough to fill them."""
 
 MIB = 1024 * 1024
 
@@ -40,49 +41,42 @@ def check_heads(q: Tensor, k: Tensor) -> None:
     )
 
 
+def block_mib_of(device: torch.device, budget_mib: float) -> float:
+    """MiB of scores that may exist at a time on a device, at most an eighth of the budget."""
+    return min(CPU_BLOCK_MIB if device.type == "cpu" else BLOCK_MIB, budget_mib / 8)
+
+
 def head_mean_attention(
     q: Tensor,
     k: Tensor,
     *,
     v: Tensor | None = None,
     scale: float | None = None,
-    block_mib: float = BLOCK_MIB,
+    block_mib: float = CPU_BLOCK_MIB,
 ) -> tuple[Tensor, Tensor | None]:
     """A (b, n, m) of Eq. 8 and, given v (b, H, m, e), the layer's own output softmax(q kᵀ)·v (b, H, n, e).
 
     The output costs no second q kᵀ, and has v's dtype; A is fp32 (fp64 for fp64 input). `scale` defaults to
-    d^−½. Raises `ShapeError` where q, k do not fit together.
+    d^−½. One head of one block of rows is computed at a time. Raises `ShapeError` where q, k do not fit together.
     """
     check_heads(q, k)
-    batch, heads, n, _ = q.shape
-    maps = q.new_empty((batch, n, k.shape[2]), dtype=compute_dtype(q))
-    output = None if v is None else v.new_empty((batch, heads, n, v.shape[3]))
-    for image in range(batch):
-        values = None if v is None else v[image].to(maps.dtype)
-        for rows, weights, total in exponentials(q[image], k[image], scale, block_mib):
-            inverse = total.reciprocal()
-            torch.mul(weights[0], inverse[0] / heads, out=maps[image, rows])
-            for head in range(1, heads):
-                maps[image, rows].addcmul_(weights[head], inverse[head] / heads)
-            if output is not None and values is not None:
-                output[image, :, rows] = torch.bmm(weights, values).mul_(inverse).to(output.dtype)
-    return maps, output
-
-
-def exponentials(
-    q: Tensor, k: Tensor, scale: float | None, block_mib: float
-) -> Iterator[tuple[slice, Tensor, Tensor]]:
-    """Blocks of exp(score − row maximum) of one image: (rows, weights (H, rows, m), their row sums (H, rows, 1)).
-
-    q (H, n, d), k (H, m, d). The weights are a fresh tensor in each block; at most `block_mib` MiB of scores exist.
-    """
+    batch, heads, n, width = q.shape
+    factor = width**-0.5 if scale is None else scale
     dtype = compute_dtype(q)
-    heads, n, width = q.shape
-    keys = (k.to(dtype) * (width**-0.5 if scale is None else scale)).transpose(1, 2)
-    bytes_per_row = heads * k.shape[1] * keys.element_size()
-    step = max(1, min(n, int(block_mib * MIB) // bytes_per_row))
-    for first in range(0, n, step):
-        rows = slice(first, min(first + step, n))
-        scores = torch.bmm(q[:, rows].to(dtype), keys)
-        weights = scores.sub_(scores.amax(dim=-1, keepdim=True)).exp_()
-        yield rows, weights, weights.sum(dim=-1, keepdim=True)
+    maps = q.new_zeros((batch, n, k.shape[2]), dtype=dtype)
+    output = None if v is None else v.new_empty((batch, heads, n, v.shape[3]))
+    step = max(1, min(n, int(block_mib * MIB) // (k.shape[2] * maps.element_size())))
+    scores, weights = maps.new_empty((2, step, k.shape[2])).unbind()
+    for image in range(batch):
+        keys = (k[image].to(dtype) * factor).transpose(1, 2)
+        values = None if v is None else v[image].to(dtype)
+        for first in range(0, n, step):
+            rows = slice(first, min(first + step, n))
+            block, shares = scores[: rows.stop - first], weights[: rows.stop - first]
+            for head in range(heads):
+                torch.mm(q[image, head, rows].to(dtype), keys[head], out=block)
+                torch.softmax(block, dim=-1, out=shares)
+                maps[image, rows] += shares
+                if output is not None and values is not None:
+                    output[image, head, rows] = shares @ values[head]
+    return maps.div_(heads), output

@@ -16,6 +16,7 @@ layer's output, so q kᵀ is computed once) and "matrix_free" (no S at all). The
 budget, never from free memory.
 """
 
+import math
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass
@@ -26,7 +27,7 @@ import torch.nn.functional as F
 from einops import reduce
 from torch import Tensor
 
-from .attention import BLOCK_MIB, MIB, check_heads, compute_dtype, head_mean_attention
+from .attention import MIB, block_mib_of, check_heads, compute_dtype, head_mean_attention
 from .errors import SettingsError, ShapeError, expect
 from .fusion import PER_LAYER_EPSILON, LayerFusion, TokenMaps, merge_starts, start_and_rest
 from .grid import Grid
@@ -93,7 +94,7 @@ class Collector:
         self.budget_mib = budget_mib
         self.way: Way = way
         self._lock = threading.Lock()
-        self._block_mib = min(BLOCK_MIB, budget_mib / 4)
+        self._largest_block_mib = math.inf
         self.begin({})
 
     def begin(self, entries: Mapping[Any, Entry]) -> None:
@@ -146,7 +147,7 @@ class Collector:
         def compute() -> tuple[Tensor, Sequence[SelfAttention]]:
             if not self.stores(q):
                 return F.scaled_dot_product_attention(q, k, v, scale=scale), _free(q, k, scale)
-            maps, output = head_mean_attention(q, k, v=v, scale=scale, block_mib=self._block_mib)
+            maps, output = head_mean_attention(q, k, v=v, scale=scale, block_mib=self._block_mib(q))
             assert output is not None
             return output, [StoredAttention(own) for own in maps]
 
@@ -177,7 +178,7 @@ class Collector:
             expect_multiple(k.shape[2], tokens)
             maps = self._relieved(
                 lambda part=part: head_mean_attention(
-                    q[part.rows], k[part.rows], scale=scale, block_mib=self._block_mib
+                    q[part.rows], k[part.rows], scale=scale, block_mib=self._block_mib(q)
                 )[0]
             )
             self._add(part, fold_repeats(maps, tokens), self._take(layer, part), grid)
@@ -252,7 +253,10 @@ class Collector:
         if self.way != "auto":
             return self.way != "matrix_free"
         size = (images or q.shape[0]) * q.shape[2] ** 2 * compute_dtype(q).itemsize
-        return size <= (self.budget_mib - 2 * self._block_mib) * MIB
+        return size <= (self.budget_mib - 3 * self._block_mib(q)) * MIB
+
+    def _block_mib(self, q: Tensor) -> float:
+        return min(block_mib_of(q.device, self.budget_mib), self._largest_block_mib)
 
     def _entry(self, part: Rows) -> Entry:
         known = part.entry in self._entries
@@ -272,7 +276,7 @@ class Collector:
         def compute() -> Sequence[SelfAttention]:
             if not self.stores(q, count):
                 return _free(q, k, scale)
-            maps, _ = head_mean_attention(q, k, scale=scale, block_mib=self._block_mib)
+            maps, _ = head_mean_attention(q, k, scale=scale, block_mib=self._block_mib(q))
             return [StoredAttention(own) for own in maps]
 
         return self._relieved(compute)
@@ -280,7 +284,7 @@ class Collector:
     def _split_stored(
         self, q: Tensor, k: Tensor, text: slice, image: slice, scale: float | None
     ) -> tuple[Tensor, Sequence[SelfAttention]]:
-        maps, _ = head_mean_attention(q, k, scale=scale, block_mib=self._block_mib)
+        maps, _ = head_mean_attention(q, k, scale=scale, block_mib=self._block_mib(q))
         own = maps[:, :, image]
         operators: list[SelfAttention] = [StoredAttention(each) for each in own]
         return maps[:, :, text], self._normalised(operators, own.sum(dim=-1, keepdim=True))
@@ -356,8 +360,8 @@ class Collector:
     def _economise(self) -> bool:
         """Smaller blocks, then matrix-free; False where nothing is left to try."""
         with self._lock:
-            if self._block_mib > SMALLEST_BLOCK_MIB:
-                self._block_mib = SMALLEST_BLOCK_MIB
+            if self._largest_block_mib > SMALLEST_BLOCK_MIB:
+                self._largest_block_mib = SMALLEST_BLOCK_MIB
             elif self.way != "matrix_free":
                 self.way = "matrix_free"
             else:

@@ -12,7 +12,7 @@ from .errors import SettingsError, ShapeError, expect
 LayerChoice = Literal["auto", "all", "last"]
 
 LEVELS = 2
-WHOLE_LEVEL = 10
+WHOLE_LEVEL = 6
 """Most layers that "auto" takes whole from one level."""
 LAST = 3
 """Layers that "last" takes from each level, the last to run (the authors' code for IF)."""
@@ -33,7 +33,7 @@ def choose_layers(layers: Sequence[LayerInfo], choice: LayerChoice) -> list[str]
     """Names of the chosen layers, in the order of `layers`, which is the order in which they run.
 
     choice  "all" of the two deepest levels with attention; the "last" three of each; or "auto": all where a
-            level has at most ten, else its last three (SDXL holds 70 in its two).
+            level has at most six, else its last three (SDXL holds 70 in its two).
 
     Raises `ShapeError` where there are no layers, `SettingsError` for another choice.
     """

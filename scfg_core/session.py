@@ -35,7 +35,7 @@ class Collection:
 
     power_weights  weights of S⁰, S¹, …; None = those of the settings.
     layers         of the two deepest levels with attention: "all", the "last" three of each level,
-                   or "auto": all where a level has at most ten, else its last three.
+                   or "auto": all where a level has at most six, else its last three.
     budget_mib     most that one layer may take beyond its own tensors, MiB, > 0.
     every          collect at every k-th evaluation, 1…100; between them the last labels serve.
     soft_maps      keep Ĉ of every evaluation (fp16, h·w·L numbers each).
