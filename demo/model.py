@@ -97,16 +97,16 @@ class TextEncoder(nn.Module):
     """Words to vectors that hardly mix: each word sees its nearest neighbours once, and nothing else.
 
     A colour is so bound to its noun and a noun to its place, yet every word keeps to itself and owns its own
-    region of the picture. Two channels are constants. In the first START stands against all words, so what
-    draws the attention to any word pushes it away from START, with or without words to take it. The second
-    belongs to END and PAD, so that no word can hide its meaning in them. They are as long as a word's vector.
+    region of the picture. END and PAD are zero, so no word can hide its meaning in them. START is a constant in
+    a channel of its own, in which all words stand against it: what draws the attention to any word pushes it
+    away from START, whether or not there is a word to take it.
     """
 
     against_start = -0.5
 
     def __init__(self, width: int = 64, hidden: int = 128, reach: int = 3) -> None:
         super().__init__()
-        inner = width - 2
+        inner = width - 1
         self.length = inner**0.5
         self.word = nn.Embedding(len(VOCABULARY), inner)
         self.neighbours = nn.Conv1d(inner, hidden, 2 * reach + 1, padding=reach)
@@ -114,15 +114,14 @@ class TextEncoder(nn.Module):
         self.norm = nn.LayerNorm(inner)
 
     def forward(self, ids: Tensor) -> Tensor:
-        """ids (B, L) int64 -> context (B, L, width): channel 0 is START against words, 1 END and PAD."""
+        """ids (B, L) int64 -> context (B, L, width): channel 0 is START against words, the rest words."""
         is_word = (ids > PAD).unsqueeze(-1)
         x = self.word(ids) * is_word
         near = self.neighbours(rearrange(x, "b l c -> b c l"))
         x = x + self.bind(nn.functional.gelu(rearrange(near, "b c l -> b l c")))
         x = self.norm(x) * is_word
         start = (ids == START).unsqueeze(-1) + self.against_start * is_word
-        rest = (ids == END) | (ids == PAD)
-        return torch.cat([self.length * start, self.length * rest.unsqueeze(-1), x], -1)
+        return torch.cat([self.length * start, x], -1)
 
 
 @dataclass

@@ -12,12 +12,11 @@ class Training:
     steps: of the whole run; warmup, cooldown: linear ramps at both ends, in steps.
     matrix_rate: Muon's step size, for the matrices and kernels inside the network; other_rate: AdamW's, for
     norms, biases, embeddings, and the first and last layers.
-    early_decay, late_decay: weight decay of the matrices that make queries and keys, before and after step
-    `settled`. While words mean nothing yet, Muon would drive the attention of most layers to all or nothing,
-    the same everywhere, and it would stay there; later it must be free to sharpen.
+    attention_decay: weight decay of the matrices that make queries and keys.
+    least_share, most_rest, share_weight: see `unet.unfair_shares`; share_weight multiplies it in the loss.
     noise_mean, noise_spread: t/1000 is the logistic of a normal with these; uniform_share of all t is uniform
     instead. empty_prompts: share of captions replaced by "".
-    start_logit, rest_logit: where the attention to START, and to END and PAD, begins.
+    start_logit: where the attention to START begins; END and PAD stay at 0, words begin below it.
     """
 
     steps: int = 8000
@@ -27,9 +26,10 @@ class Training:
     matrix_rate: float = 0.02
     other_rate: float = 2e-3
     momentum: float = 0.95
-    early_decay: float = 1.0
-    late_decay: float = 0.1
-    settled: int = 400
+    attention_decay: float = 0.1
+    least_share: float = 0.3
+    most_rest: float = 0.15
+    share_weight: float = 1.0
     clip: float = 1.0
     noise_mean: float = 0.2
     noise_spread: float = 1.0
@@ -37,7 +37,6 @@ class Training:
     noise_bins: int = 16
     empty_prompts: float = 0.12
     start_logit: float = 2.0
-    rest_logit: float = -2.0
     ema: float = 0.999
     seed: int = 2404
     save_every: int = 250

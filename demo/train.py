@@ -17,10 +17,10 @@ from pathlib import Path
 import torch
 from torch import Tensor, nn
 
-from .model import DEFAULT, DemoModel, build_model, save_model
+from .model import DEFAULT, PAD, DemoModel, build_model, save_model
 from .muon import Muon
 from .settings import Training
-from .unet import make_start_the_sink
+from .unet import SharesProcessor, start_text_attention, text_attentions, unfair_shares
 from .world import Scenes, draw, pick
 
 CHUNK = 1024
@@ -74,7 +74,7 @@ def optimisers(model: DemoModel, s: Training) -> list[torch.optim.Optimizer]:
             others.append(p)
         else:
             (attention if ".to_q." in name or ".to_k." in name else matrices).append(p)
-    groups = [{"params": matrices}, {"params": attention, "decay": s.early_decay}]
+    groups = [{"params": matrices}, {"params": attention, "decay": s.attention_decay}]
     return [
         Muon(groups, s.matrix_rate, s.momentum),
         torch.optim.AdamW(others, s.other_rate, (0.9, 0.98), weight_decay=0),
@@ -93,7 +93,11 @@ class Trainer:
         torch.manual_seed(s.seed)
         self.s, self.device, self.step = s, device, 0
         self.model = build_model()
-        make_start_the_sink(self.model.unet, s.start_logit, s.rest_logit, self.model.text_encoder.length)
+        start_text_attention(self.model.unet, s.start_logit, self.model.text_encoder.length)
+        self.shares = []
+        for _, attention in text_attentions(self.model.unet):
+            attention.set_processor(SharesProcessor())
+            self.shares.append(attention.processor)
         self.net = nn.ModuleList([self.model.unet, self.model.text_encoder]).to(device)
         self.mean = copy.deepcopy(self.net).requires_grad_(False)
         self.opts = optimisers(self.model, s)
@@ -118,15 +122,18 @@ class Trainer:
         here = counts > 0
         keep = min(0.99, (self.step + 1) / (self.step + 10))
         self.bin_loss[here] = keep * self.bin_loss[here] + (1 - keep) * (sums / counts.clamp(min=1))[here]
-        return (error / self.bin_loss[which].to(error)).mean()
+        words = (ids > PAD).to(self.device)
+        said = words.any(1)
+        for processor in self.shares:
+            processor.probabilities = processor.probabilities[said]
+        unfair = unfair_shares(self.shares, words[said], self.s.least_share, self.s.most_rest)
+        return (error / self.bin_loss[which].to(error)).mean() + self.s.share_weight * unfair
 
     def advance(self) -> float:
         """One step of training; returns the unweighted running loss."""
         loss = self.loss(*self.feed(self.step))
         loss.backward()
         nn.utils.clip_grad_norm_(self.net.parameters(), self.s.clip)
-        if self.step >= self.s.settled:
-            self.opts[0].param_groups[1]["decay"] = self.s.late_decay
         for opt, full in zip(self.opts, (self.s.matrix_rate, self.s.other_rate), strict=True):
             for group in opt.param_groups:
                 group["lr"] = full * rate(self.step, self.s)
