@@ -5,7 +5,7 @@ from comfy_api.latest import io
 from ..scfg_core import uniform_powers
 from ..scfg_core.hosts.comfyui import observe
 from ..scfg_core.session import Collection
-from .common import NodeListener, TraceType, advanced, schema
+from .common import NodeListener, TraceType, advanced, schema, trace_of_node
 
 
 class SCFGAttention(io.ComfyNode):
@@ -95,4 +95,6 @@ class SCFGAttention(io.ComfyNode):
             every=update_every,
             soft_maps=record_soft_maps,
         )
-        return io.NodeOutput(*observe(model, collection, NodeListener(cls.hidden)))
+        return io.NodeOutput(
+            *observe(model, collection, NodeListener(cls.hidden), trace_of_node(cls.hidden.unique_id))
+        )

@@ -2,12 +2,13 @@
 
 import inspect
 import logging
+from collections import OrderedDict
 from collections.abc import Callable
 from typing import Any
 
 from comfy_api.latest import io
 
-from ..scfg_core.trace import Evaluation, Run
+from ..scfg_core.trace import Evaluation, Run, Trace
 from .live import LiveView, graph_id_of
 
 CATEGORY = "S-CFG"
@@ -31,6 +32,24 @@ def advanced(kind: Any, *args: Any, **fields: Any) -> Any:
 def schema(*, search_aliases: list[str], **fields: Any) -> io.Schema:
     """An `io.Schema` in our category."""
     return io.Schema(category=CATEGORY, **fields, **taken_by(io.Schema, search_aliases=search_aliases))
+
+
+_TRACES: OrderedDict[str, Trace] = OrderedDict()
+_KEPT_TRACES = 32
+
+
+def trace_of_node(node_id: str | None) -> Trace:
+    """The trace of a node: the same one when the host runs the node again after it dropped the node's outputs.
+
+    The host may do that under memory pressure while the sampler's latent stays cached; its run is then still here.
+    """
+    if node_id is None:
+        return Trace()
+    trace = _TRACES.pop(node_id, None) or Trace()
+    _TRACES[node_id] = trace
+    while len(_TRACES) > _KEPT_TRACES:
+        _TRACES.popitem(last=False)
+    return trace
 
 
 class NodeStatus:

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 
 from ..scfg_core import PRESETS, Settings
 from ..scfg_core.hosts.comfyui import guide
-from .common import NodeListener, TraceType, WordWeightsType, advanced, schema
+from .common import NodeListener, TraceType, WordWeightsType, advanced, schema, trace_of_node
 
 CUSTOM = "custom"
 _ONLY_CUSTOM = " Read by the preset “custom” only."
@@ -88,7 +88,8 @@ class SCFGGuidance(io.ComfyNode):
         unread = preset != CUSTOM and any(getattr(Settings(), name) != value for name, value in custom.items())
         remark = f" [preset {preset}: the settings below it are not read]" if unread else ""
         listener = NodeListener(cls.hidden, remark)
-        return io.NodeOutput(*guide(model, settings, word_weights, listener))
+        trace = trace_of_node(cls.hidden.unique_id)
+        return io.NodeOutput(*guide(model, settings, word_weights, listener, trace))
 
 
 def _custom_inputs() -> list[Any]:

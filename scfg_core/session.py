@@ -6,6 +6,7 @@ A host decides which rows belong to which prompt entry and where an entry speaks
 decided here: reusing labels when an evaluation has no maps, giving up after running out of memory, and recording.
 """
 
+import logging
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
@@ -105,12 +106,19 @@ class Session:
         self.collector.begin(entries)
         return not self.exhausted and self._index % self.collection.every == 0
 
-    def give_up(self) -> None:
-        """Plain CFG for the rest of the run: our own part ran out of memory."""
+    def give_up(self, error: Exception) -> None:
+        """Plain CFG for the rest of the run, said once: our own part ran out of memory, or into a mistake of ours.
+
+        The picture is the user's; no error of ours may end its making.
+        """
         self.exhausted = True
         self.collector.begin({})
         self._last = None
-        self.run.note(OUT_OF_MEMORY)
+        if isinstance(error, CollectorOutOfMemory) or is_out_of_memory(error):
+            self.run.note(OUT_OF_MEMORY)
+        else:
+            logging.exception("S-CFG met an error of its own", exc_info=error)
+            self.run.note(f"an error of S-CFG's own, plain CFG from there on; please report it: {error!r}")
 
     def ratio(
         self,
@@ -144,10 +152,8 @@ class Session:
             picture = None if preview is None else preview(ratio)
             self._record(delta, epsilon_uncond, epsilon_unit, moment, segmentation, ratio, fresh, picture, negative)
             return ratio
-        except (CollectorOutOfMemory, RuntimeError) as error:
-            if not (isinstance(error, CollectorOutOfMemory) or is_out_of_memory(error)):
-                raise
-            self.give_up()
+        except Exception as error:
+            self.give_up(error)
             return None
 
     def _segmentation(

@@ -5,7 +5,8 @@ matter, the last of each kind wins, and there is one trace per model. The state 
 copy of the model options (`run.SamplingRun`), so nothing stays behind after an error or an interrupt.
 """
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -44,9 +45,11 @@ class Attachment:
     listeners: tuple[Listener, ...] = ()
 
 
-def observe(model: Any, collection: Collection, listener: Listener | None = None) -> tuple[Any, Trace]:
+def observe(
+    model: Any, collection: Collection, listener: Listener | None = None, trace: Trace | None = None
+) -> tuple[Any, Trace]:
     """A clone of `model` that watches its attention, and its trace. The picture stays bit-identical."""
-    return _attach(model, {"collection": collection}, listener)
+    return _attach(model, {"collection": collection}, listener, trace)
 
 
 def guide(
@@ -54,14 +57,17 @@ def guide(
     settings: Settings,
     word_weights: Mapping[str, float] | None = None,
     listener: Listener | None = None,
+    trace: Trace | None = None,
 ) -> tuple[Any, Trace]:
     """A clone of `model` whose guidance is scaled per region (Eq. 12), and its trace."""
-    return _attach(model, {"settings": settings, "word_weights": dict(word_weights or {})}, listener)
+    return _attach(model, {"settings": settings, "word_weights": dict(word_weights or {})}, listener, trace)
 
 
-def _attach(model: Any, changes: dict[str, Any], listener: Listener | None) -> tuple[Any, Trace]:
+def _attach(
+    model: Any, changes: dict[str, Any], listener: Listener | None, trace: Trace | None
+) -> tuple[Any, Trace]:
     clone = model.clone()
-    before = clone.get_attachment(KEY) or Attachment()
+    before = clone.get_attachment(KEY) or Attachment(trace=trace or Trace())
     listeners = before.listeners if listener is None else (*before.listeners, listener)
     attachment = replace(before, listeners=listeners, **changes)
     clone.set_attachments(KEY, attachment)
@@ -92,13 +98,19 @@ class _Wrappers:
             options.pop(KEY, None)
             run.end()
         attachment.trace.add(run.finished(output))
-        for listener in attachment.listeners:
-            listener.finished(run.record, run.status())
+        self._tell(lambda listener: listener.finished(run.record, run.status()))
         return output
 
     def _evaluated(self, run: Run, evaluation: Evaluation) -> None:
+        self._tell(lambda listener: listener.evaluated(run, evaluation))
+
+    def _tell(self, news: Callable[[Listener], None]) -> None:
+        """A listener that fails is heard of in the log; the picture goes on."""
         for listener in self._attachment.listeners:
-            listener.evaluated(run, evaluation)
+            try:
+                news(listener)
+            except Exception:
+                logging.exception("S-CFG could not tell a node of its run")
 
     def predict_noise(self, executor, x, timestep, model_options=None, seed=None):
         model_options = model_options or {}
@@ -115,15 +127,16 @@ class _Wrappers:
         if run is None or not run.watch(conds, x_in, timestep, model_options):
             return executor(model, conds, x_in, timestep, model_options)
         try:
-            return executor(model, conds, x_in, timestep, model_options)
+            with run.watching():
+                return executor(model, conds, x_in, timestep, model_options)
         finally:
             run.unwatch()
 
     def apply_model(
         self, executor, x, t, c_concat=None, c_crossattn=None, control=None, transformer_options=None, **kw
     ):
-        options = {} if transformer_options is None else transformer_options
-        run = options.get(KEY)
+        options = dict(transformer_options or {})
+        run = options.pop(KEY, None)
         if run is not None:
             options = run.watched(x, c_crossattn, options)
         return executor(x, t, c_concat, c_crossattn, control, options, **kw)

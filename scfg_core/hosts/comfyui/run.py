@@ -9,6 +9,7 @@ digits and leaves the conditional prediction as PAG and SAG want to read it.
 """
 
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from typing import Any
 
 from torch import Tensor
@@ -23,7 +24,7 @@ from ...words import labels_of
 from .levels import text_attention_layers
 from .preview import rgb_preview
 from .prompts import Key, Prompts, prompt_tokens
-from .watcher import Watcher
+from .watcher import Watcher, compiles_unguarded, uncompiled
 
 KEY = "scfg"
 
@@ -34,6 +35,7 @@ NO_SLOT = "this guider does not use the CFG function (PerpNeg, Basic, …)"
 TILED = "tiled: another node cuts the picture into pieces"
 WINDOWS = "context windows: the run is computed in slices"
 AMBIGUOUS = "two prompt entries cannot be told apart"
+UNCOMPILED = "torch.compile is set aside where attention is watched"
 STRANGE_LISTS = "this guider calls the CFG function with prompts that it did not run"
 
 
@@ -56,6 +58,7 @@ class SamplingRun:
         self._range = _sigma_range(guider.model_patcher, settings)
         self._layers = self._choose_layers(guider.model_patcher, collection)
         self._inactive: str | None = None if self._layers else NOT_A_UNET
+        self._set_compiler_aside = compiles_unguarded(guider.model_options)
         self._evaluations = self._guided = 0
         self._guided_last = False
         self._forget_evaluation()
@@ -124,6 +127,13 @@ class SamplingRun:
 
     def unwatch(self) -> None:
         self._watching = False
+
+    def watching(self) -> AbstractContextManager[object]:
+        """Surrounds the host's calls of the U-Net for one batch of conditionings."""
+        if not (self._watching and self._set_compiler_aside):
+            return nullcontext()
+        self.record.note(UNCOMPILED)
+        return uncompiled()
 
     def watched(self, x: Tensor, context: Tensor | None, options: dict) -> dict:
         """`transformer_options` of one call of the U-Net, in which its attention is watched where possible."""

@@ -6,6 +6,7 @@ on the model, so nothing has to be restored.
 """
 
 from collections.abc import Callable, Sequence
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -13,7 +14,7 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ...collector import CollectorOutOfMemory, Rows
+from ...collector import Rows
 from ...grid import Grid
 from ...session import Session
 from .levels import layer_name
@@ -22,6 +23,21 @@ OVERRIDE = "optimized_attention_override"
 CHANGED = (
     "a layer was left out: another node changes its tokens, rows or mask (HyperTile, ToMe, attention couple, …)"
 )
+
+
+def compiles_unguarded(model_options: dict[str, Any]) -> bool:
+    """Whether the model is compiled by the host's node, which guards nothing of `transformer_options`.
+
+    Such code does not see that attention is watched, or, made while it was, fails once it no longer is.
+    """
+    options = model_options.get("torch_compile_kwargs", {}).get("options") or {}
+    return "guard_filter_fn" in options
+
+
+def uncompiled() -> AbstractContextManager[object]:
+    """Within it compiled modules run as they are written; nothing of it stays in the compiler's cache."""
+    set_stance = getattr(torch.compiler, "set_stance", None)  # PyTorch 2.6
+    return nullcontext() if set_stance is None else set_stance("force_eager")
 
 
 @dataclass
@@ -153,8 +169,8 @@ class Watcher:
                 return collector.attend_self(name, q, k, v, self.rows, grid, scale=scale)
             else:
                 collector.observe_self(name, q, k, self.rows, grid, scale=scale)
-        except CollectorOutOfMemory:
-            self.session.give_up()
+        except Exception as error:  # whatever happens to us, the layer's own output is computed
+            self.session.give_up(error)
         return None
 
     def _leave_out(self, name: str) -> None:

@@ -103,8 +103,8 @@ class Attachment:
                     with torch.no_grad():
                         feed = getattr(self._session.collector, name)
                         feed(block.info.name, q, k, call.rows, grid, scale=scale)
-                except CollectorOutOfMemory:
-                    self._session.give_up()
+                except CollectorOutOfMemory as error:
+                    self._session.give_up(error)
 
             return observe
 
