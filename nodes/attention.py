@@ -69,7 +69,7 @@ class SCFGAttention(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Model.Output("model", tooltip="The model, watched."),
+                io.Model.Output("model", display_name="model", tooltip="The model, watched."),
                 TraceType.Output(
                     "trace", display_name="trace", tooltip="What the runs of this model leave behind."
                 ),

@@ -39,7 +39,7 @@ class SCFGGuidance(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Part of the schedule at which S-CFG begins to act.",
+                    tooltip="Where in the schedule S-CFG begins to act; 0 is the first step.",
                 ),
                 io.Float.Input(
                     "end_percent",
@@ -47,7 +47,7 @@ class SCFGGuidance(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Part of the schedule at which S-CFG stops acting.",
+                    tooltip="Where in the schedule S-CFG stops acting; 1 is the last step.",
                 ),
                 io.Combo.Input(
                     "preset",
@@ -64,7 +64,7 @@ class SCFGGuidance(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Model.Output("model", tooltip="The model, guided by region."),
+                io.Model.Output("model", display_name="model", tooltip="The model, guided by region."),
                 TraceType.Output(
                     "trace", display_name="trace", tooltip="What the runs of this model leave behind."
                 ),

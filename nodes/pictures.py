@@ -22,15 +22,20 @@ def step_input(**fields: Any) -> Any:
         default=-1,
         min=-1,
         max=9999,
-        tooltip="Step of the sampler to show, from 0; −1 is the last one. Where a step has several evaluations, "
-        "the last of them.",
+        tooltip="Step of the sampler to show, counted from 0; −1 is the last one. Where a step has several "
+        "evaluations, the last of them.",
         **fields,
     )
 
 
 def batch_input(**fields: Any) -> Any:
     return io.Int.Input(
-        "batch_index", default=0, min=0, max=4095, tooltip="Which image of the batch to show, from 0.", **fields
+        "batch_index",
+        default=0,
+        min=0,
+        max=4095,
+        tooltip="Which image of the batch to show, counted from 0.",
+        **fields,
     )
 
 

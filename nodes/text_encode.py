@@ -24,7 +24,11 @@ class SCFGTextEncode(io.ComfyNode):
                     tooltip="The prompt. Weights in brackets, embeddings and long prompts work as everywhere.",
                 ),
             ],
-            outputs=[io.Conditioning.Output("conditioning", tooltip="The encoded prompt, with its words.")],
+            outputs=[
+                io.Conditioning.Output(
+                    "conditioning", display_name="conditioning", tooltip="The encoded prompt, with its words."
+                )
+            ],
         )
 
     @classmethod

@@ -51,7 +51,7 @@ class SCFGTokenMask(io.ComfyNode):
                     default=-1,
                     min=-1,
                     max=9999,
-                    tooltip="Which step, from 0, where one is chosen; −1 = the last.",
+                    tooltip="Which step, counted from 0, where one is chosen; −1 = the last.",
                 ),
                 io.Float.Input(
                     "feather", default=0.0, min=0.0, max=256.0, step=1.0, tooltip="Softens the border, in pixels."
@@ -62,7 +62,7 @@ class SCFGTokenMask(io.ComfyNode):
                     tooltip="The mask gets this image's size; else eight times the latent's.",
                 ),
             ],
-            outputs=[io.Mask.Output("mask", tooltip="One mask for every image of the batch.")],
+            outputs=[io.Mask.Output("mask", display_name="mask", tooltip="One mask for every image of the batch.")],
         )
 
     @classmethod
