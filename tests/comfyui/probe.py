@@ -29,10 +29,14 @@ class Call:
 
 @dataclass
 class Evaluation:
-    """The U-Net's calls for one main batch of conditionings, and what the host's CFG was given and gave."""
+    """The U-Net's calls for one main batch of conditionings, what the host's CFG was given and made of it.
+
+    args    of the first post-CFG function after S-CFG's; `result` is what all of them made of it.
+    """
 
     calls: list[Call] = field(default_factory=list)
     args: dict[str, Any] = field(default_factory=dict)
+    result: Tensor = field(default_factory=lambda: torch.empty(0))
 
 
 class Probe:
@@ -68,13 +72,14 @@ class Probe:
 
     @property
     def calls(self) -> int:
-        """Calls of the U-Net for the main batches of all evaluations."""
-        return sum(len(each.calls) for each in self.evaluations)
+        """Calls of the U-Net that ran its layers, for the main batches of all evaluations."""
+        return sum(bool(call.projected) for each in self.evaluations for call in each.calls)
 
     def _predict_noise(self, executor, *args, **kwargs):
-        self._open = Evaluation()
-        self.evaluations.append(self._open)
-        return executor(*args, **kwargs)
+        evaluation = self._open = Evaluation()
+        self.evaluations.append(evaluation)
+        evaluation.result = executor(*args, **kwargs)
+        return evaluation.result
 
     def _post_cfg(self, args):
         assert self._open is not None

@@ -28,10 +28,10 @@ CHANGED = (
 def compiles_unguarded(model_options: dict[str, Any]) -> bool:
     """Whether the model is compiled by the host's node, which guards nothing of `transformer_options`.
 
-    Such code does not see that attention is watched, or, made while it was, fails once it no longer is.
+    Such code does not see that attention is watched, or, made while it was, fails once it no longer is. The node
+    says so in the compiler's options, where torch.compile takes it out again; other nodes pass no options.
     """
-    options = model_options.get("torch_compile_kwargs", {}).get("options") or {}
-    return "guard_filter_fn" in options
+    return model_options.get("torch_compile_kwargs", {}).get("options") is not None
 
 
 def uncompiled() -> AbstractContextManager[object]:
