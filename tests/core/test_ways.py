@@ -5,44 +5,13 @@ import oracle
 import pytest
 import torch
 from cases import AUTHORS, PAPER, SETTINGS, array, gathered, maps_of, pair, rng_of, two_branches
-from torch.multiprocessing.reductions import StorageWeakRef
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_leaves
 
 import scfg_core.collector
+from benchmarks.memory import MIB, LiveBytes
 from scfg_core import Grid
 from scfg_core.collector import Collector, CollectorOutOfMemory, Entry, Rows
 
 WAYS = ["stored", "fused", "matrix_free"]
-MIB = 2**20
-
-
-class LiveBytes(TorchDispatchMode):
-    """Bytes of the storages that the code under it has made and still holds; their peak; the largest of them."""
-
-    def __init__(self):
-        super().__init__()
-        self.peak, self.largest, self.made = 0, 0, {}
-
-    def __torch_dispatch__(self, func, types, args=(), kwargs=None):
-        kwargs = kwargs or {}
-        given = {storage._cdata for storage in storages((args, kwargs))}
-        out = func(*args, **kwargs)
-        for storage in storages(out):
-            if storage._cdata not in given and storage._cdata not in self.made:
-                self.made[storage._cdata] = StorageWeakRef(storage), storage.nbytes()
-                self.largest = max(self.largest, storage.nbytes())
-        self.peak = max(self.peak, self.live)
-        return out
-
-    @property
-    def live(self):
-        self.made = {key: made for key, made in self.made.items() if not made[0].expired()}
-        return sum(size for _, size in self.made.values())
-
-
-def storages(tree):
-    return [leaf.untyped_storage() for leaf in tree_leaves(tree) if isinstance(leaf, torch.Tensor)]
 
 
 def feed_way(collector, blocks, rows, way):

@@ -1,0 +1,200 @@
+"""A run, evaluation by evaluation, and what it leaves behind."""
+
+import gc
+import weakref
+
+import pytest
+import torch
+
+from scfg_core import Grid, Settings, SettingsError
+from scfg_core.collector import Entry, Rows
+from scfg_core.session import NO_MAPS, OUT_OF_MEMORY, REUSED, Collection, Moment, Placement, Session
+from scfg_core.trace import KEPT_EVALUATIONS, Evaluation, Fingerprint, Run, Trace
+
+GRID, TOKENS, HEADS, WIDTH = Grid(4, 5), 6, 2, 8
+ENTRIES = {"text": Entry("cond", TOKENS), "empty": Entry("uncond", TOKENS)}
+
+
+def qk(seed, keys):
+    generator = torch.Generator().manual_seed(seed)
+    return (torch.randn(2, HEADS, count, WIDTH, generator=generator) for count in (GRID.area, keys))
+
+
+def evaluate(session, seed=0, feed=True, gamma=5.0, acts=True, size=(8, 10), **more):
+    armed = session.begin(ENTRIES)
+    rows = [Rows("empty", slice(0, 1)), Rows("text", slice(1, 2))]
+    if armed and feed:
+        q, k = qk(seed, GRID.area)
+        session.collector.observe_self("layer", q, k, rows, GRID)
+        q, k = qk(seed + 1, TOKENS)
+        session.collector.observe_cross("layer", q, k, rows, GRID)
+    delta = torch.randn(1, 4, *size, generator=torch.Generator().manual_seed(seed + 2))
+    places = [Placement("text")], [Placement("empty")]
+    return session.ratio(delta, torch.ones(1, 4, *size), Moment(3.0, gamma, acts), *places, **more)
+
+
+def new_session(settings=None, collection=None, **more):
+    run = Run(schedule=(10.0, 3.0, 1.0, 0.0))
+    return Session(settings or Settings(), collection or Collection(), run, **more), run
+
+
+def test_an_evaluation_is_guided_and_recorded():
+    seen = []
+    session, run = new_session(recorded=seen.append)
+    ratio = evaluate(session, epsilon_unit=0.5)
+    run.close()
+    (record,) = run.evaluations
+    assert ratio.shape == (1, 1, 8, 10)
+    assert seen[0].index == record.index == 0
+    assert record.grid == GRID and record.fresh and record.labels.dtype == torch.int16
+    assert run.step_of(record) == 1
+    assert torch.allclose(record.diffusion, torch.full((1, 4, 5), 2.0))
+    assert run.mean_guidance() == pytest.approx(5.0 * float(record.ratio.mean()))
+    assert run.notes == []
+
+
+def test_norms_are_in_epsilon_units():
+    whole, half = new_session(), new_session()
+    evaluate(whole[0], epsilon_unit=1.0)
+    evaluate(half[0], epsilon_unit=torch.full((1, 1, 1), 0.5))
+    assert torch.allclose(whole[1].evaluations[0].classifier / 2, half[1].evaluations[0].classifier)
+
+
+@pytest.mark.parametrize("how", [{"acts": False}, {"settings": Settings(strength=0.0)}])
+def test_watching_records_and_leaves_the_guidance_alone(how):
+    session, run = new_session(how.pop("settings", None))
+    assert evaluate(session, **how) is None
+    assert torch.equal(run.evaluations[0].ratio, torch.ones(1, 4, 5))
+
+
+def test_an_evaluation_without_maps_uses_the_last_labels_and_fresh_norms():
+    session, run = new_session()
+    first = evaluate(session, seed=0)
+    second = evaluate(session, seed=7, feed=False)
+    run.close()
+    assert second is not None and not torch.equal(first, second)
+    assert torch.equal(run.evaluations[0].labels, run.evaluations[1].labels)
+    assert not run.evaluations[1].fresh and run.notes == [REUSED]
+
+
+def test_labels_of_another_picture_size_are_not_used():
+    session, run = new_session()
+    evaluate(session)
+    assert evaluate(session, feed=False, size=(16, 20)) is None
+    assert run.notes == [NO_MAPS]
+
+
+def test_a_run_that_never_had_maps_is_plain_cfg_and_says_so_once():
+    session, run = new_session()
+    assert [evaluate(session, feed=False) for _ in range(3)] == [None] * 3
+    assert run.notes == [NO_MAPS] and run.evaluations == []
+
+
+def test_every_kth_evaluation_collects_and_nothing_is_said():
+    session, run = new_session(collection=Collection(every=3))
+    for seed in range(7):
+        assert evaluate(session, seed=seed) is not None
+    assert [each.fresh for each in run.evaluations] == [True, False, False, True, False, False, True]
+    assert run.notes == []
+
+
+def test_out_of_memory_in_our_part_gives_plain_cfg_for_the_rest(monkeypatch):
+    session, run = new_session()
+
+    def explode(*_):
+        raise torch.cuda.OutOfMemoryError("CUDA out of memory")
+
+    monkeypatch.setattr("scfg_core.session.ratio_map", explode)
+    assert evaluate(session) is None
+    monkeypatch.undo()
+    assert evaluate(session, seed=1) is None and not session.begin(ENTRIES)
+    assert run.notes == [OUT_OF_MEMORY]
+
+
+def test_an_error_of_our_own_gives_plain_cfg_and_is_reported(monkeypatch, caplog):
+    session, run = new_session()
+    monkeypatch.setattr("scfg_core.session.segment_entries", lambda *_: 1 / 0)
+    assert evaluate(session) is None
+    assert "ZeroDivisionError" in run.notes[0] and "ZeroDivisionError" in caplog.text
+
+
+def test_soft_maps_are_kept_only_when_asked_for():
+    for soft in (False, True):
+        session, run = new_session(collection=Collection(soft_maps=soft))
+        evaluate(session)
+        assert (run.evaluations[0].soft is not None) == soft
+    assert run.evaluations[0].soft.shape == (1, GRID.area, TOKENS)
+    assert run.evaluations[0].soft.dtype == torch.float16
+
+
+def test_the_running_sum_is_the_mean_of_the_scores():
+    session, run = new_session(collection=Collection(soft_maps=True))
+    for seed in (0, 5, 9):
+        evaluate(session, seed=seed)
+    expected = torch.stack([each.soft.float() for each in run.evaluations]).mean(dim=0)
+    assert torch.allclose(run.mean_scores().values, expected, rtol=2e-3)
+
+
+def test_what_is_not_finite_is_said_once_at_the_end():
+    session, run = new_session()
+    for _ in range(2):
+        session.begin(ENTRIES)
+        rows = [Rows("empty", slice(0, 1)), Rows("text", slice(1, 2))]
+        q, k = qk(0, GRID.area)
+        session.collector.observe_self("layer", q * float("nan"), k, rows, GRID)
+        q, k = qk(1, TOKENS)
+        session.collector.observe_cross("layer", q, k, rows, GRID)
+        delta = torch.randn(1, 4, 8, 10)
+        ratio = session.ratio(delta, delta, Moment(1.0, 5.0), [Placement("text")], [Placement("empty")])
+        assert torch.equal(ratio, torch.ones(1, 1, 8, 10))
+    assert run.notes == []
+    run.close()
+    assert len([note for note in run.notes if "not finite" in note]) == 1
+
+
+@pytest.mark.parametrize("bad", [{"layers": "some"}, {"budget_mib": 0.0}, {"every": 0}, {"every": 101}])
+def test_a_bad_collection_is_an_error(bad):
+    with pytest.raises(SettingsError, match="expected .*, got "):
+        Collection(**bad)
+
+
+def blank(index):
+    cells = torch.zeros(1, 1, 1)
+    return Evaluation(index, 1.0, 5.0, cells.short(), cells.bool(), cells, cells, cells, cells)
+
+
+def test_a_long_run_is_thinned_evenly():
+    run = Run()
+    for index in range(3 * KEPT_EVALUATIONS):
+        run.add(blank(index))
+    kept = [each.index for each in run.evaluations]
+    assert len(kept) <= KEPT_EVALUATIONS and kept == list(range(0, 3 * KEPT_EVALUATIONS, 4))
+
+
+def test_a_trace_keeps_the_last_runs_and_finds_the_newest():
+    trace = Trace(kept=2)
+    for number in range(3):
+        trace.add(Run(facts={"number": number}))
+    assert [run.facts["number"] for run in trace.runs()] == [1, 2]
+    assert trace.find(lambda run: run.facts["number"] < 9).facts["number"] == 2
+    assert trace.find(lambda run: run.facts["number"] == 0) is None
+
+
+def test_a_dropped_run_is_collected():
+    trace = Trace(kept=1)
+    run = Run()
+    gone = weakref.ref(run)
+    trace.add(run)
+    del run
+    trace.add(Run())
+    gc.collect()
+    assert gone() is None
+
+
+def test_a_fingerprint_survives_half_precision_and_tells_seeds_apart():
+    latent = torch.randn(2, 4, 16, 12)
+    mine = Fingerprint.of(latent)
+    assert mine.matches(Fingerprint.of(latent.half())) and mine.matches(Fingerprint.of(latent.bfloat16()))
+    assert not mine.matches(Fingerprint.of(torch.randn(2, 4, 16, 12)))
+    assert not mine.matches(Fingerprint.of(latent[:1]))
+    assert not mine.matches(Fingerprint.of(latent.transpose(2, 3)))

@@ -1,0 +1,52 @@
+"""Words and their labels; word weights as text."""
+
+import pytest
+
+from scfg_core import SettingsError
+from scfg_core.words import PromptTokens, labels_of, parse_weights
+
+PROMPT = PromptTokens(
+    first_label=10,
+    texts=("<start>", "a", "red", "hippopotamus", "hippopotamus", "and", "a", "red", "hat", "<end>"),
+    words=(-1, 0, 1, 2, 2, 3, 4, 5, 6, -1),
+)
+
+
+@pytest.mark.parametrize(
+    ("phrase", "labels"),
+    [
+        ("hat", (18,)),
+        ("hippopotamus", (13, 14)),
+        ("Red", (12, 17)),
+        ("red hippopotamus", (12, 13, 14)),
+        (" red   HAT ", (17, 18)),
+        ("hat red", ()),
+        ("hippo", ()),
+        ("", ()),
+        ("<start>", ()),
+    ],
+)
+def test_a_phrase_has_the_labels_of_its_tokens(phrase, labels):
+    assert labels_of(phrase, [PROMPT]) == labels
+
+
+def test_a_word_is_found_in_every_entry():
+    other = PromptTokens(20, ("<start>", "hat"), (-1, 0))
+    assert labels_of("hat", [PROMPT, other]) == (18, 21)
+
+
+def test_numbered_tokens_have_no_words():
+    assert PromptTokens.unnamed(0, 3).spelled() == []
+
+
+def test_weights_are_read():
+    assert parse_weights("horse: 1.3, Red  Hat:0.8,\nsky : 0") == {"horse": 1.3, "red hat": 0.8, "sky": 0.0}
+    assert parse_weights("") == {}
+
+
+@pytest.mark.parametrize(
+    "text", ["horse", "horse: big", ": 1", "horse: -1", "horse: nan", "horse: 11", "a: 1, A: 2"]
+)
+def test_bad_weights_are_named(text):
+    with pytest.raises(SettingsError, match="expected .*, got "):
+        parse_weights(text)
