@@ -30,7 +30,13 @@ lint: $(ENVIRONMENT)
 	$(RUN) -m pyright
 
 bench: $(ENVIRONMENT)
-	$(RUN) -m benchmarks
+	@if [ -f "$(COMFYUI_PATH)/comfyui_version.py" ] && [ -n "$(HOST_PYTHON)" ]; then \
+		echo "Benchmarks with ComfyUI at $(COMFYUI_PATH)"; \
+		COMFYUI_PATH="$(COMFYUI_PATH)" "$(HOST_PYTHON)" -m benchmarks; \
+	else \
+		echo "Benchmarks with diffusers: no ComfyUI with a .venv or venv at $(COMFYUI_PATH)"; \
+		$(RUN) -m benchmarks; \
+	fi
 
 $(ENVIRONMENT): requirements-dev.txt
 	@echo "Making .venv with the pinned CPU packages of requirements-dev.txt (once; about 250 MB to download)"

@@ -1,0 +1,72 @@
+"""python -m benchmarks [ways|host|layers|update] [options]; without a name: ways, then host."""
+
+from __future__ import annotations
+
+import argparse
+from pathlib import Path
+
+import torch
+
+from . import clock, report
+
+DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+def main() -> None:
+    options = parse()
+    torch.set_num_threads(options.threads)
+    for name in ("ways", "host") if options.benchmark is None else (options.benchmark,):
+        BENCHMARKS[name](options)
+
+
+def parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks", description="What S-CFG costs, in ratios.")
+    parser.add_argument("benchmark", nargs="?", choices=sorted(BENCHMARKS), help="none: ways, then host")
+    parser.add_argument("--full", action="store_true", help="more sizes; host: the latents of real pictures")
+    parser.add_argument("--pairs", type=int, help="interleaved measurements of each (default 5; host --full: 1)")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, …")
+    parser.add_argument("--dtype", choices=sorted(DTYPES), help="default: what the model is run with there")
+    parser.add_argument("--threads", type=int, default=1, help="of a CPU; one gives the steadiest ratios")
+    parser.add_argument("--out", type=Path, default=Path("out/benchmarks"), help="folder of the JSON files")
+    parser.add_argument("--no-naive", action="store_true", help="leave the naive version out")
+    parser.add_argument("--model", action="append", choices=["sd15", "sdxl"], help="host: only this one")
+    parser.add_argument(
+        "--latent", type=int, action="append", help="host: sides of the latents, instead of its own"
+    )
+    parser.add_argument("--checkpoint", type=Path, help="layers: a checkpoint of yours (needs ComfyUI)")
+    parser.add_argument("--prompt", action="append", help="layers, update: a prompt; may be given several times")
+    parser.add_argument("--steps", type=int, help="layers, update: steps of each sampling")
+    return parser.parse_args()
+
+
+def ways(options: argparse.Namespace) -> None:
+    from . import ways
+
+    dtype = DTYPES[options.dtype or ("fp32" if options.device == "cpu" else "fp16")]
+    rows = ways.run(options.full, dtype, options.device, options.pairs or 5, not options.no_naive)
+    report.show("Three ways to apply S, one block of 1 + 1 rows", rows, ways.COLUMNS)
+    report.save(options.out / "ways.json", "ways", rows, clock.machine(options.device))
+
+
+def host(options: argparse.Namespace) -> None:
+    from . import host
+
+    host.main(options)
+
+
+def layers(options: argparse.Namespace) -> None:
+    from . import layers
+
+    layers.main(options)
+
+
+def update(options: argparse.Namespace) -> None:
+    from . import update
+
+    update.main(options)
+
+
+BENCHMARKS = {"ways": ways, "host": host, "layers": layers, "update": update}
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,69 @@
+"""S-CFG as one writes it first: every head's map at once, every layer's maps kept, powers of S formed.
+
+Only to compare with: the arithmetic is Eq. 8 to 13 of the paper, taken literally.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from scfg_core import EntryMaps, Grid, Settings, TokenMaps, ratio_map, segment_entries
+from scfg_core.fusion import start_and_rest
+
+POWERS = 4
+
+
+def head_mean(q: Tensor, k: Tensor) -> Tensor:
+    """Eq. 8 with all heads at once: q (b, H, n, d), k (b, H, m, d) → (b, n, m) fp32."""
+    scores = q.float() @ k.float().transpose(-1, -2) * q.shape[-1] ** -0.5
+    return torch.softmax(scores, dim=-1).mean(dim=1)
+
+
+def propagated(own: Tensor, cross: Tensor) -> Tensor:
+    """Eq. 10 by powers of S: n³ each."""
+    power, total = own, own @ cross
+    for _ in range(POWERS - 1):
+        power = power @ own
+        total = total + power @ cross
+    return total / POWERS
+
+
+@dataclass
+class NaiveMaps:
+    """Maps of every layer of an evaluation; rows are [unconditional; conditional] unless `cond_first`."""
+
+    own: dict[str, Tensor] = field(default_factory=dict)
+    cross: dict[str, Tensor] = field(default_factory=dict)
+    grids: dict[str, Grid] = field(default_factory=dict)
+
+    def see(self, layer: str, q: Tensor, k: Tensor, grid: Grid, kind: str) -> None:
+        (self.own if kind == "attn1" else self.cross)[layer] = head_mean(q, k)
+        self.grids[layer] = grid
+
+    def ratio(self, cond: Tensor, uncond: Tensor, scale: float, cond_first: bool) -> Tensor:
+        """r of Eq. 13 (B, 1, H, W)."""
+        largest = max(self.grids.values(), key=lambda grid: grid.area)
+        total = sum(
+            self._resized(propagated(own, self.cross[layer]), self.grids[layer], largest)
+            for layer, own in self.own.items()
+        )
+        assert isinstance(total, Tensor)
+        halves = (total / len(self.own)).chunk(2)
+        text, empty = halves if cond_first else halves[::-1]
+        latent = Grid(cond.shape[2], cond.shape[3])
+        segmentation = segment_entries(
+            [EntryMaps(TokenMaps(text, largest, False), (0,))],
+            [EntryMaps(TokenMaps(start_and_rest(empty, (0,)), largest, False), (0,))],
+            Settings(),
+            latent,
+        )
+        return ratio_map(cond - uncond, segmentation, Settings(), scale)
+
+    def _resized(self, maps: Tensor, source: Grid, target: Grid) -> Tensor:
+        planes = maps.transpose(1, 2).unflatten(-1, (source.h, source.w))
+        planes = F.interpolate(planes, size=(target.h, target.w), mode="bilinear", align_corners=False)
+        return planes.flatten(2).transpose(1, 2)
