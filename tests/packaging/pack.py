@@ -1,0 +1,45 @@
+"""What the pack ships, read from its files: schemas, help pages, locales, settings, workflows.
+
+The schemas are tests/data/object_info.json, which the host tests compare with what a real ComfyUI says.
+"""
+
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+PACK = Path(__file__).resolve().parents[2]
+SCHEMAS: dict[str, Any] = json.loads((PACK / "tests" / "data" / "object_info.json").read_text(encoding="utf-8"))
+DOCS = PACK / "web" / "docs"
+LANGUAGES = ("en", "zh", "ja", "ko", "fr", "de", "es", "ru")
+WORKFLOWS = sorted((PACK / "workflows").glob("*.json"))
+
+WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
+
+
+def locale(language: str, name: str) -> dict[str, Any]:
+    return json.loads((PACK / "locales" / language / f"{name}.json").read_text(encoding="utf-8"))
+
+
+def workflow(path: Path) -> dict[str, Any]:
+    return json.loads(path.read_text(encoding="utf-8"))
+
+
+def settings() -> dict[str, dict[str, Any]]:
+    """name, tooltip and category of the settings that the page registers, by id; as web/scfg.js writes them."""
+    source = (PACK / "web" / "scfg.js").read_text(encoding="utf-8")
+    constants = dict(re.findall(r'const (\w+) = "([^"]+)"', source))
+    pattern = r'id: (\w+),\s*category: (\[[^]]+\]),\s*name: "([^"]+)",\s*tooltip: "([^"]+)"'
+    found = re.findall(pattern, source)
+    assert len(found) == source.count("defaultValue:"), "a setting is written in another order"
+    return {
+        constants[name]: {"category": json.loads(category), "name": title, "tooltip": tooltip}
+        for name, category, title, tooltip in found
+    }
+
+
+def rows(page: str, heading: str) -> list[list[str]]:
+    """Cells of the table in a section of a help page; [] where it has none."""
+    section = page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
+    lines = [line for line in section.splitlines() if line.startswith("|")][2:]
+    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]

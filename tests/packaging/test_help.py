@@ -1,0 +1,73 @@
+"""Every node has a help page that names what the node really has."""
+
+import ast
+import re
+
+import pytest
+
+from .pack import DOCS, PACK, SCHEMAS, rows
+
+SECTIONS = ("Inputs", "Outputs", "What it does not do", "Inactive", "Order with other nodes")
+NODES = sorted(SCHEMAS)
+
+
+def page(node: str) -> str:
+    return (DOCS / f"{node}.md").read_text(encoding="utf-8")
+
+
+def test_there_is_one_page_for_every_node_and_none_for_others():
+    assert sorted(path.stem for path in DOCS.glob("*.md")) == NODES
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_a_page_has_the_nodes_name_and_every_section(node):
+    text = page(node)
+    assert text.startswith(f"# {SCHEMAS[node]['display_name']}\n")
+    assert [name for name in re.findall(r"^## (.+)$", text, re.M) if name in SECTIONS] == list(SECTIONS)
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_a_page_lists_every_input_and_output_with_its_type(node):
+    schema = SCHEMAS[node]
+    inputs = [[f"`{each['id']}`", each["type"]] for each in schema["inputs"]]
+    outputs = [[f"`{each['name']}`", each["type"]] for each in schema["outputs"]]
+    assert [row[:2] for row in rows(page(node), "Inputs")] == inputs
+    assert [row[:2] for row in rows(page(node), "Outputs")] == outputs
+    assert all(len(row) == 3 and row[2] for row in rows(page(node), "Inputs") + rows(page(node), "Outputs"))
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_a_page_speaks_only_of_inputs_and_nodes_that_there_are(node):
+    inputs = {each["id"] for schema in SCHEMAS.values() for each in schema["inputs"]}
+    outputs = {each["name"] for schema in SCHEMAS.values() for each in schema["outputs"]}
+    options = {
+        option for schema in SCHEMAS.values() for each in schema["inputs"] for option in each.get("options", ())
+    }
+    named = set(re.findall(r"`([a-z]+(?:_[a-z]+)+)`", page(node)))
+    assert named <= inputs | outputs | options
+    titles = {schema["display_name"] for schema in SCHEMAS.values()}
+    assert set(re.findall(r"\*(S-CFG [A-Z][\w ]+)\*", page(node))) <= titles
+
+
+@pytest.mark.parametrize("node", NODES)
+def test_a_page_explains_every_option_of_its_node(node):
+    options = [option for each in SCHEMAS[node]["inputs"] for option in each.get("options", ())]
+    assert [option for option in options if f"`{option}`" not in page(node)] == []
+
+
+def test_every_picture_that_a_page_shows_is_there_and_no_other():
+    shown = {name for node in NODES for name in re.findall(r"!\[[^]]+\]\(([^)]+)\)", page(node))}
+    assert shown == {path.name for path in DOCS.glob("*.png")}
+
+
+def test_the_guidance_page_explains_every_line_that_a_run_may_say():
+    files = ("hosts/comfyui/run.py", "hosts/comfyui/watcher.py", "session.py")
+    said: list[str] = []
+    for name in files:
+        for statement in ast.parse((PACK / "scfg_core" / name).read_text(encoding="utf-8")).body:
+            if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Constant):
+                said.append(str(statement.value.value))
+    lines = [text for text in said if " " in text]
+    assert len(lines) > 10
+    text = " ".join(page("SCFGGuidance").split())
+    assert [line for line in lines if f"*{line}*" not in text] == []

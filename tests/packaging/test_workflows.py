@@ -1,0 +1,84 @@
+"""Every workflow that the pack ships fits the nodes' schemas, and says what to look at."""
+
+from typing import Any
+
+import pytest
+
+from .pack import PACK, SCHEMAS, WIDGET_TYPES, WORKFLOWS, workflow
+
+NAMES = [path.stem for path in WORKFLOWS]
+
+
+@pytest.fixture(params=WORKFLOWS, ids=NAMES)
+def graph(request) -> dict[str, Any]:
+    return workflow(request.param)
+
+
+def ours(graph: dict[str, Any]) -> list[dict[str, Any]]:
+    return [node for node in graph["nodes"] if node["type"].startswith("SCFG")]
+
+
+def fits(value: Any, schema: dict[str, Any]) -> bool:
+    if schema["type"] == "COMBO":
+        return value in schema["options"]
+    if schema["type"] == "BOOLEAN":
+        return isinstance(value, bool)
+    if schema["type"] == "STRING":
+        return isinstance(value, str)
+    return isinstance(value, (int, float)) and schema["min"] <= value <= schema["max"]
+
+
+def test_it_has_our_nodes_and_only_those_that_there_are(graph):
+    assert ours(graph)
+    assert {node["type"] for node in ours(graph)} <= SCHEMAS.keys()
+
+
+def test_the_widgets_of_our_nodes_are_in_order_and_in_range(graph):
+    for node in ours(graph):
+        widgets = [each for each in SCHEMAS[node["type"]]["inputs"] if each["type"] in WIDGET_TYPES]
+        values = node.get("widgets_values", [])
+        assert len(values) == len(widgets), node["type"]
+        for value, schema in zip(values, widgets, strict=True):
+            assert fits(value, schema), (node["type"], schema["id"], value)
+
+
+def test_the_slots_of_our_nodes_are_those_of_the_schema(graph):
+    for node in ours(graph):
+        schema = SCHEMAS[node["type"]]
+        inputs = {each["id"]: each["type"] for each in schema["inputs"]}
+        assert all(inputs[slot["name"]] == slot["type"] for slot in node["inputs"]), node["type"]
+        outputs = [(each["name"], each["type"]) for each in schema["outputs"]]
+        assert [(slot["name"], slot["type"]) for slot in node["outputs"]] == outputs
+
+
+def test_no_required_input_of_our_nodes_is_left_open(graph):
+    for node in ours(graph):
+        sockets = [
+            each["id"]
+            for each in SCHEMAS[node["type"]]["inputs"]
+            if each["type"] not in WIDGET_TYPES and not each.get("optional")
+        ]
+        linked = {slot["name"] for slot in node["inputs"] if slot["link"] is not None}
+        assert set(sockets) <= linked, node["type"]
+
+
+def test_every_link_has_two_ends_of_one_type(graph):
+    nodes = {node["id"]: node for node in graph["nodes"]}
+    for number, source, output, target, place, kind in graph["links"]:
+        assert number in nodes[source]["outputs"][output]["links"]
+        assert nodes[target]["inputs"][place]["link"] == number
+        assert kind in (nodes[target]["inputs"][place]["type"], "*")
+
+
+def test_it_is_in_groups_and_a_note_says_what_to_look_at(graph):
+    assert graph["groups"] and all(group["title"] for group in graph["groups"])
+    assert any(node["type"] in ("Note", "MarkdownNote") for node in graph["nodes"])
+
+
+def test_it_stands_on_its_own(graph):
+    assert "widgets_values" in str(graph)
+    assert not any(sign in str(graph) for sign in ("/home/", "/root/", "/tmp/", "\\Users\\"))
+
+
+def test_every_workflow_has_a_thumbnail_and_every_thumbnail_a_workflow():
+    assert sorted(path.stem for path in (PACK / "workflows").glob("*.jpg")) == NAMES
