@@ -30,7 +30,7 @@ def scores_of(result: Segmentation) -> TokenMaps:
 
 
 def phrase_overlaps(scenes: Scenes, labels: Tensor, scores: TokenMaps) -> dict[str, list[list[float]]]:
-    """Per scene, IoU of each phrase's hard mask, and of its soft mask above half its maximum, with the true shape."""
+    """Per scene, IoU of each phrase's true shape with its hard mask, and its soft mask above half its maximum."""
     found: dict[str, list[list[float]]] = {"hard": [], "soft": []}
     for row, (who, masks, scene) in enumerate(
         zip(owners(scenes.descriptions), scenes.masks, scenes.descriptions, strict=True)
