@@ -53,7 +53,7 @@ def version() -> tuple[int, ...]:
 # ---- models ------------------------------------------------------------------------------------------------
 
 
-def sd15(**changes: Any) -> Any:
+def sd15(config_class: Any = None, **changes: Any) -> Any:
     """SD 1.5's layout with one residual block a level and attention at levels 1, 2 and 3: 7 blocks, 14 attentions.
 
     Its two deepest levels are input block 5, the middle, output blocks 2 and 3: see `SD15_LAYERS`.
@@ -67,7 +67,7 @@ def sd15(**changes: Any) -> Any:
         "transformer_depth_middle": 1,
     }
     config = {"use_linear_in_transformer": False, "adm_in_channels": None, "context_dim": CONTEXT}
-    return build(comfy.supported_models.SD15, levels | depth | config, **changes)
+    return build(config_class or comfy.supported_models.SD15, levels | depth | config, **changes)
 
 
 SD15_LAYERS = (
@@ -114,16 +114,35 @@ SDXL_LAYERS = (
 
 def build(config_class: Any, unet: dict[str, Any], dtype: torch.dtype = torch.float32, **changes: Any) -> Any:
     """A ModelPatcher over the BaseModel that the host makes of a U-Net config."""
-    import comfy.model_patcher
+    return patcher(bare(config_class, unet | {"dtype": dtype} | changes))
 
+
+def bare(config_class: Any, unet: dict[str, Any]) -> Any:
+    """The BaseModel of a U-Net config, its weights not yet given."""
     common = {"image_size": 32, "in_channels": 4, "out_channels": 4, "use_checkpoint": False, "legacy": False}
     common |= {"use_spatial_transformer": True, "use_temporal_attention": False, "use_temporal_resblock": False}
-    config = config_class(common | unet | {"dtype": dtype} | changes)
-    config.set_inference_dtype(dtype, None)
-    cpu = torch.device("cpu")
-    model = config.get_model({}, prefix="", device=cpu)
+    config = config_class(common | unet)
+    config.set_inference_dtype(unet.get("dtype", torch.float32), None)
+    return config.get_model({}, prefix="", device=None)
+
+
+def wrapped(network: type[nn.Module]) -> Any:
+    """A ModelPatcher over a BaseModel whose diffusion model is `network`."""
+    import comfy.model_base
+    import comfy.supported_models
+
+    config = comfy.supported_models.SD15({"dtype": torch.float32})
+    config.set_inference_dtype(torch.float32, None)
+    return patcher(comfy.model_base.BaseModel(config, unet_model=network))
+
+
+def patcher(model: Any) -> Any:
+    """A ModelPatcher on the CPU over a BaseModel with random weights."""
+    import comfy.model_patcher
+
     fill(model)
     model.requires_grad_(False).eval()
+    cpu = torch.device("cpu")
     return comfy.model_patcher.ModelPatcher(model, load_device=cpu, offload_device=cpu)
 
 

@@ -132,6 +132,22 @@ def test_a_mask_that_sets_the_area(sd15):
     guided_run(sd15, positive, host.conditioning(EMPTY), expected, against)
 
 
+def test_a_default_prompt_speaks_where_the_others_leave_room(sd15):
+    mask = left_half()
+    positive = host.conditioning(A, mask=mask) + host.conditioning(B, default=True)
+    weight = mask[0].numpy()
+    expected = [Prompt(A, None, host_weight((H, W), mask=weight)), Prompt(B, None, 1 - weight)]
+    guided_run(sd15, positive, host.conditioning(EMPTY), expected, [Prompt(EMPTY)])
+
+
+def test_a_default_prompt_without_room_is_not_run_and_not_missed(sd15):
+    positive = host.conditioning(A) + host.conditioning(B, default=True)
+    probe, _ = guided_run(
+        sd15, positive, host.conditioning(EMPTY), [Prompt(A, None, host_weight((H, W)))], [Prompt(EMPTY)]
+    )
+    assert len(probe.evaluations[0].calls[0].x) == 4
+
+
 def test_entries_take_turns_along_the_schedule(sd15):
     positive = host.conditioning(A, end_percent=0.4) + host.conditioning(B, start_percent=0.4)
     with Probe(sd15) as probe:
