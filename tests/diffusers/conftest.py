@@ -1,17 +1,9 @@
-"""Tiny random U-Nets in the layouts of Stable Diffusion; one thread, every test deterministic."""
+"""Tiny random U-Nets in the layouts of Stable Diffusion."""
 
 import pytest
 import torch
 from diffusers import DDIMScheduler, UNet2DConditionModel
 from diffusers.models.attention_processor import AttnProcessor
-
-
-@pytest.fixture(autouse=True)
-def one_thread():
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(threads)
 
 
 @pytest.fixture

@@ -1,4 +1,4 @@
-"""The demo's lane: one thread, every test deterministic."""
+"""Every test on one thread: deterministic, and fast beside whatever else the machine does."""
 
 import pytest
 import torch
