@@ -71,7 +71,10 @@ class Prompts:
         for conditioning, place in placed:
             if "default" in conditioning:
                 room = torch.ones_like(self.latent[:, 0]) - sum(weight for weight in others if weight is not None)
-                place = Placement(place.entry, None, room.clamp(min=0))
+                room = room.clamp(min=0)
+                if not room.any():  # the host does not run it then; it waits for the device here as well
+                    continue
+                place = Placement(place.entry, None, room)
             result.append(place)
         return result
 
