@@ -1,0 +1,101 @@
+"""What the registry gets: the archive has all that a user needs, and nothing else."""
+
+import ast
+import re
+import subprocess
+from pathlib import PurePosixPath
+
+import pytest
+
+from .pack import PACK
+
+tomllib = pytest.importorskip("tomllib", reason="Python 3.11")
+NEEDED = (
+    "__init__.py",
+    "pyproject.toml",
+    "requirements.txt",
+    "README.md",
+    "LICENSE",
+    "demo/weights.safetensors",
+    "nodes/__init__.py",
+    "scfg_core/__init__.py",
+    "views/__init__.py",
+    "web/scfg.js",
+    "web/docs/SCFGGuidance.md",
+    "workflows/scfg_demo.json",
+    "locales/en/nodeDefs.json",
+)
+UNNEEDED = ("tests", "benchmarks", "docs", ".github", ".ci", "Makefile", "requirements-dev.txt", ".train")
+
+
+@pytest.fixture(scope="module")
+def project():
+    return tomllib.loads((PACK / "pyproject.toml").read_text(encoding="utf-8"))
+
+
+@pytest.fixture(scope="module")
+def shipped():
+    """Tracked files that .comfyignore leaves in, as the registry's own tool packs them."""
+    try:
+        command = ["git", "-C", str(PACK)]
+        tracked = subprocess.run([*command, "ls-files"], capture_output=True, text=True, check=True)
+        ignored = subprocess.run(
+            [*command, "ls-files", "--cached", "--ignored", "--exclude-from=.comfyignore"],
+            capture_output=True,
+            text=True,
+            check=True,
+        )
+    except (OSError, subprocess.CalledProcessError):
+        pytest.skip("packaging: not a git checkout")
+    return set(tracked.stdout.splitlines()) - set(ignored.stdout.splitlines())
+
+
+def test_the_registry_knows_the_pack_by_its_names(project):
+    assert project["project"]["name"] == "semantic-cfg"
+    assert re.fullmatch(r"\d+\.\d+\.\d+", project["project"]["version"])
+    comfy = project["tool"]["comfy"]
+    assert comfy["DisplayName"] == "S-CFG: Semantic-aware Guidance"
+    assert comfy["requires-comfyui"] == ">=0.3.64"
+    assert comfy["PublisherId"] and project["project"]["urls"]["Repository"]
+
+
+def test_the_icon_is_a_square_svg_that_is_there(project):
+    place = project["tool"]["comfy"]["Icon"].partition("/main/")[2]
+    assert 'viewBox="0 0 128 128"' in (PACK / place).read_text(encoding="utf-8")
+
+
+def test_the_version_is_in_the_changelog(project):
+    assert project["project"]["version"] in (PACK / "CHANGELOG.md").read_text(encoding="utf-8")
+
+
+def test_requirements_can_move_nobodys_torch(project):
+    lines = (PACK / "requirements.txt").read_text(encoding="utf-8").split()
+    assert all(re.fullmatch(r"[a-z]+", line) for line in lines)
+    assert sorted(lines) == sorted(project["project"]["dependencies"])
+
+
+def test_the_archive_has_what_a_user_needs_and_nothing_else(shipped):
+    assert [name for name in NEEDED if name not in shipped] == []
+    assert [name for name in shipped if name.split("/")[0] in UNNEEDED] == []
+
+
+def test_whatever_a_shipped_module_imports_of_ours_is_shipped_too(shipped):
+    missing = []
+    for name in sorted(shipped):
+        if not name.endswith(".py"):
+            continue
+        folder = PurePosixPath(name).parent
+        for node in ast.walk(ast.parse((PACK / name).read_text(encoding="utf-8"))):
+            if not isinstance(node, ast.ImportFrom) or not node.level:
+                continue
+            place = folder
+            for _ in range(node.level - 1):
+                place = place.parent
+            place = place.joinpath(*(node.module or "").split("."))
+            if f"{place}.py" not in shipped and f"{place}/__init__.py" not in shipped:
+                missing.append((name, str(place)))
+    assert missing == []
+
+
+def test_an_archive_is_small(shipped):
+    assert sum((PACK / name).stat().st_size for name in shipped if (PACK / name).exists()) < 16 * 2**20
