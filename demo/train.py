@@ -164,7 +164,7 @@ class Trainer:
         self.net.load_state_dict(state["net"])
         self.mean.load_state_dict(state["mean"])
         for opt, saved in zip(self.opts, state["opts"], strict=True):
-            opt.load_state_dict(saved)
+            opt.load_state_dict({**saved, "param_groups": opt.state_dict()["param_groups"]})
 
     def export(self, path: Path) -> None:
         """Write the averaged weights as a model that `load_model` reads."""

@@ -58,10 +58,11 @@ class SharesProcessor:
 
 
 def unfair_shares(processors: list[SharesProcessor], is_word: Tensor, least: float, rest: float) -> Tensor:
-    """How far any head's attention to START, or to all words, falls below `least`, or to END and PAD exceeds `rest`.
+    """How unfairly heads share their attention: less than `least` to START or to all words, or more than `rest` to
+    END and PAD. Squared, and summed over layers and heads.
 
-    is_word: (B, L), bool, of rows with words. Summed over layers and heads, squared. Without it a head whose words
-    mean nothing yet turns itself off for good: all attention to one constant token, the same everywhere.
+    is_word: (B, L), bool, of rows with words. Without it a head whose words mean nothing yet turns itself off for
+    good: all its attention goes to one constant token, the same everywhere.
     """
     total = is_word.new_zeros((), dtype=torch.float32)
     for processor in processors:
