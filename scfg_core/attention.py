@@ -10,6 +10,8 @@ No more than one block of rows of every head's scores exists at a time. The soft
 fp64 input): S in bf16 changes up to 16 % of the labels.
 """
 
+from collections.abc import Iterator
+
 import torch
 from torch import Tensor
 
@@ -60,23 +62,37 @@ def head_mean_attention(
     d^−½. One head of one block of rows is computed at a time. Raises `ShapeError` where q, k do not fit together.
     """
     check_heads(q, k)
-    batch, heads, n, width = q.shape
-    factor = width**-0.5 if scale is None else scale
-    dtype = compute_dtype(q)
-    maps = q.new_zeros((batch, n, k.shape[2]), dtype=dtype)
+    batch, heads, n, _ = q.shape
+    maps = q.new_zeros((batch, n, k.shape[2]), dtype=compute_dtype(q))
     output = None if v is None else v.new_empty((batch, heads, n, v.shape[3]))
-    step = max(1, min(n, int(block_mib * MIB) // (k.shape[2] * maps.element_size())))
-    scores, weights = maps.new_empty((2, step, k.shape[2])).unbind()
     for image in range(batch):
-        keys = (k[image].to(dtype) * factor).transpose(1, 2)
-        values = None if v is None else v[image].to(dtype)
-        for first in range(0, n, step):
-            rows = slice(first, min(first + step, n))
-            block, shares = scores[: rows.stop - first], weights[: rows.stop - first]
-            for head in range(heads):
-                torch.mm(q[image, head, rows].to(dtype), keys[head], out=block)
-                torch.softmax(block, dim=-1, out=shares)
-                maps[image, rows] += shares
-                if output is not None and values is not None:
-                    output[image, head, rows] = shares @ values[head]
+        values = None if v is None else v[image].to(maps.dtype)
+        for rows, head, shares in attention_blocks(q[image], k[image], scale, block_mib):
+            maps[image, rows] += shares
+            if output is not None and values is not None:
+                output[image, head, rows] = shares @ values[head]
     return maps.div_(heads), output
+
+
+def attention_blocks(
+    q: Tensor, k: Tensor, scale: float | None, block_mib: float
+) -> Iterator[tuple[slice, int, Tensor]]:
+    """Blocks of softmax(q kᵀ · scale) of one image: (rows, head, shares (rows, m)), all heads of some rows in turn.
+
+    q (H, n, d), k (H, m, d). The next block is computed in the same memory.
+    """
+    dtype = compute_dtype(q)
+    heads, n, width = q.shape
+    factor = width**-0.5 if scale is None else scale
+    keys = k.to(dtype).transpose(1, 2)
+    step = max(1, min(n, int(block_mib * MIB) // (k.shape[1] * dtype.itemsize)))
+    scores = q.new_empty((step, k.shape[1]), dtype=dtype)
+    shares = scores if q.device.type == "cpu" else torch.empty_like(scores)  # a CPU's softmax works in place
+    for first in range(0, n, step):
+        rows = slice(first, min(first + step, n))
+        count = rows.stop - first
+        queries = q[:, rows].to(dtype) * factor
+        for head in range(heads):
+            torch.mm(queries[head], keys[head], out=scores[:count])
+            torch.softmax(scores[:count], dim=-1, out=shares[:count])
+            yield rows, head, shares[:count]

@@ -146,7 +146,7 @@ class Collector:
 
         def compute() -> tuple[Tensor, Sequence[SelfAttention]]:
             if not self.stores(q):
-                return F.scaled_dot_product_attention(q, k, v, scale=scale), _free(q, k, scale)
+                return F.scaled_dot_product_attention(q, k, v, scale=scale), self._free(q, k, scale)
             maps, output = head_mean_attention(q, k, v=v, scale=scale, block_mib=self._block_mib(q))
             assert output is not None
             return output, [StoredAttention(own) for own in maps]
@@ -275,7 +275,7 @@ class Collector:
 
         def compute() -> Sequence[SelfAttention]:
             if not self.stores(q, count):
-                return _free(q, k, scale)
+                return self._free(q, k, scale)
             maps, _ = head_mean_attention(q, k, scale=scale, block_mib=self._block_mib(q))
             return [StoredAttention(own) for own in maps]
 
@@ -292,12 +292,16 @@ class Collector:
     def _split_free(
         self, q: Tensor, k: Tensor, text: slice, image: slice, scale: float | None
     ) -> tuple[Tensor, Sequence[SelfAttention]]:
-        free = [MatrixFree(own, key, scale, image) for own, key in zip(q, k, strict=True)]
+        free = self._free(q, k, scale, image)
         length = len(range(*text.indices(k.shape[2])))
         identity = torch.eye(length, device=q.device, dtype=compute_dtype(q))
         cross = torch.stack([each.attend(identity, text) for each in free])
         ones = cross.new_ones((q.shape[2], 1))
         return cross, self._normalised(list(free), torch.stack([each.apply(ones) for each in free]))
+
+    def _free(self, q: Tensor, k: Tensor, scale: float | None, image: slice = slice(None)) -> Sequence[MatrixFree]:
+        block_mib = self._block_mib(q)
+        return [MatrixFree(own, key, scale, image, block_mib) for own, key in zip(q, k, strict=True)]
 
     def _normalised(self, operators: list[SelfAttention], row_sums: Tensor) -> Sequence[SelfAttention]:
         if self.settings.renormalise == "per_layer":
@@ -384,7 +388,3 @@ def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device or the host had no memory left; devices other than CUDA only say so in words."""
     words = str(error).lower()
     return isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in words or "allocate memory" in words
-
-
-def _free(q: Tensor, k: Tensor, scale: float | None) -> list[SelfAttention]:
-    return [MatrixFree(own, key, scale) for own, key in zip(q, k, strict=True)]

@@ -7,7 +7,8 @@ Sʳ itself is never formed (n³). There are two things that can act as S:
 
 `StoredAttention`   the map itself, n² numbers per image: least arithmetic;
 `MatrixFree`        q and k: S X = mean over heads of softmax(q kᵀ·scale) X, which is attention with value X,
-                    so memory is O(n·L) at any size and each power costs an attention.
+                    so memory is O(n·L) at any size and each power costs an attention. On a CPU: block after
+                    block of the rows of S, none of which is kept.
 """
 
 from dataclasses import dataclass, field
@@ -17,7 +18,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .attention import compute_dtype
+from .attention import CPU_BLOCK_MIB, attention_blocks, compute_dtype
 
 
 class SelfAttention(Protocol):
@@ -43,12 +44,14 @@ class MatrixFree:
     """q (H, n, d) and k (H, m, d) of one image, from which S·X is computed without S.
 
     `image`: where the n image keys stand among the m; text keys get the value 0 (the joint form).
+    `block_mib`: MiB of one block of S on a CPU.
     """
 
     q: Tensor
     k: Tensor
     scale: float | None = None
     image: slice = field(default_factory=lambda: slice(None))
+    block_mib: float = CPU_BLOCK_MIB
 
     def apply(self, columns: Tensor) -> Tensor:
         return self.attend(columns, self.image)
@@ -56,20 +59,32 @@ class MatrixFree:
     def attend(self, columns: Tensor, keys: slice) -> Tensor:
         """Head-averaged attention (n, t) whose value is X at `keys` and 0 elsewhere, in X's dtype.
 
-        A value wider than d falls off the fast attention kernels, so X goes in d columns at a time.
+        A CPU multiplies every block of rows of S as soon as it is there, which is cheaper than an attention.
         """
         dtype = compute_dtype(self.q)
-        heads, n, width = self.q.shape
-        result = columns.new_zeros((n, columns.shape[1]), dtype=dtype)
+        result = columns.new_zeros((self.q.shape[1], columns.shape[1]), dtype=dtype)
+        add = self._add_blocks if self.q.device.type == "cpu" else self._add_attention
+        add(result, columns.to(dtype), keys)
+        return (result / len(self.q)).to(columns.dtype)
+
+    def _add_blocks(self, result: Tensor, columns: Tensor, keys: slice) -> None:
+        last, block = len(self.q) - 1, None
+        for rows, head, shares in attention_blocks(self.q, self.k, self.scale, self.block_mib):
+            block = shares.clone() if head == 0 or block is None else block.add_(shares)
+            if head == last:
+                torch.mm(block[:, keys], columns, out=result[rows])
+
+    def _add_attention(self, result: Tensor, columns: Tensor, keys: slice) -> None:
+        """A value wider than d falls off the fast attention kernels, so X goes in d columns at a time."""
+        width = self.q.shape[2]
         for first in range(0, columns.shape[1], width):
             part = columns[:, first : first + width]
-            value = columns.new_zeros((1, 1, self.k.shape[1], width), dtype=dtype)
+            value = columns.new_zeros((1, 1, self.k.shape[1], width))
             value[0, 0, keys, : part.shape[1]] = part
-            for head in range(heads):
-                query, key = (side[head].to(dtype)[None, None] for side in (self.q, self.k))
+            for head in range(len(self.q)):
+                query, key = (side[head].to(columns.dtype)[None, None] for side in (self.q, self.k))
                 answer = F.scaled_dot_product_attention(query, key, value, scale=self.scale)
                 result[:, first : first + width] += answer[0, 0, :, : part.shape[1]]
-        return (result / heads).to(columns.dtype)
 
 
 @dataclass(frozen=True)
