@@ -1,4 +1,4 @@
-"""python -m benchmarks [ways|host|layers|update] [options]; without a name: ways, then host."""
+"""python -m benchmarks [ways|budget|host|layers|update] [options]; without a name: ways, then host."""
 
 from __future__ import annotations
 
@@ -48,6 +48,14 @@ def ways(options: argparse.Namespace) -> None:
     report.save(options.out / "ways.json", "ways", rows, clock.machine(options.device))
 
 
+def budget(options: argparse.Namespace) -> None:
+    from . import budget
+
+    rows = budget.run(DTYPES[options.dtype or "bf16"])
+    report.show("Layers of large pictures inside 256 MiB", rows, budget.COLUMNS)
+    report.save(options.out / "budget.json", "budget", rows, clock.machine("cpu"))
+
+
 def host(options: argparse.Namespace) -> None:
     from . import host
 
@@ -66,7 +74,7 @@ def update(options: argparse.Namespace) -> None:
     update.main(options)
 
 
-BENCHMARKS = {"ways": ways, "host": host, "layers": layers, "update": update}
+BENCHMARKS = {"ways": ways, "budget": budget, "host": host, "layers": layers, "update": update}
 
 if __name__ == "__main__":
     main()

@@ -73,10 +73,10 @@ def block(h: int, w: int, heads: int, width: int, dtype: torch.dtype, device: st
     text = noise(TOKENS)
     text[:, :, 0] = 0.3 * cross_q.mean(dim=2) + 0.2 * text[:, :, 0]
     parts = (q, k, noise(h * w), cross_q, text, noise(TOKENS))
-    return Block(Grid(h, w), *(_as_projected(part.to(device, dtype)) for part in parts))
+    return Block(Grid(h, w), *(as_projected(part.to(device, dtype)) for part in parts))
 
 
-def _as_projected(tensor: Tensor) -> Tensor:
+def as_projected(tensor: Tensor) -> Tensor:
     """In memory as a layer's projection leaves it: (b, n, H·d)."""
     return tensor.transpose(1, 2).contiguous().transpose(1, 2)
 

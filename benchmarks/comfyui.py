@@ -1,0 +1,190 @@
+"""A real ComfyUI in this process as the host of a benchmark, with random weights in the layouts of real models."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from scfg_core import Grid, Settings
+from scfg_core.hosts.comfyui import guide, observe
+from scfg_core.hosts.comfyui.levels import layer_name, text_attention_layers
+from scfg_core.layers import choose_layers
+from scfg_core.session import Collection
+
+from .naive import NaiveMaps
+
+CFG = 7.0
+WIDTHS = {"sd15": 768, "sdxl": 2048}
+LAYOUTS: dict[str, dict[str, Any]] = {
+    "sd15": {
+        "model_channels": 320,
+        "num_res_blocks": [2, 2, 2, 2],
+        "channel_mult": [1, 2, 4, 4],
+        "transformer_depth": [1, 1, 1, 1, 1, 1, 0, 0],
+        "transformer_depth_output": [1, 1, 1, 1, 1, 1, 1, 1, 1, 0, 0, 0],
+        "transformer_depth_middle": 1,
+        "use_linear_in_transformer": False,
+        "adm_in_channels": None,
+        "context_dim": 768,
+    },
+    "sdxl": {
+        "model_channels": 320,
+        "num_res_blocks": [2, 2, 2],
+        "channel_mult": [1, 2, 4],
+        "transformer_depth": [0, 0, 2, 2, 10, 10],
+        "transformer_depth_output": [0, 0, 0, 2, 2, 2, 10, 10, 10],
+        "transformer_depth_middle": 10,
+        "use_linear_in_transformer": True,
+        "num_head_channels": 64,
+        "num_classes": "sequential",
+        "adm_in_channels": 2816,
+        "context_dim": 2048,
+    },
+}
+
+
+def find() -> Path | None:
+    """The folder of a ComfyUI: COMFYUI_PATH, else ~/comfy/ComfyUI."""
+    folder = Path(os.environ.get("COMFYUI_PATH") or "~/comfy/ComfyUI").expanduser()
+    return folder.resolve() if (folder / "comfyui_version.py").is_file() else None
+
+
+def start(device: str) -> str | None:
+    """Import the host; a line that says why it cannot be, else None."""
+    if "comfy.samplers" in sys.modules:
+        return None
+    folder = find()
+    if folder is None:
+        return "no ComfyUI found; set COMFYUI_PATH"
+    os.environ.setdefault("HF_HUB_OFFLINE", "1")
+    sys.path.insert(0, str(folder))  # before ours: both have a top-level `nodes`
+    arguments = sys.argv
+    sys.argv = ["main.py", "--use-pytorch-cross-attention", "--cpu" if device == "cpu" else "--gpu-only"]
+    threads = torch.get_num_threads()
+    try:
+        import comfy.options
+
+        comfy.options.enable_args_parsing()
+        import comfy.cli_args
+        import comfy.sample
+        import comfy.supported_models  # noqa: F401
+    except ImportError as error:
+        return f"ComfyUI does not import with {sys.executable}: {error}"
+    finally:
+        sys.argv = arguments
+        torch.set_num_threads(threads)
+    return None
+
+
+def facts() -> dict[str, str]:
+    from comfy.ldm.modules.attention import optimized_attention
+    from comfyui_version import __version__
+
+    return {"host": f"ComfyUI {__version__}", "attention": optimized_attention.__name__}
+
+
+def build(name: str, dtype: torch.dtype, device: str) -> Any:
+    """A ModelPatcher with random weights in the layout of SD 1.5 or SDXL."""
+    import comfy.model_patcher
+    import comfy.supported_models
+
+    common = {"image_size": 32, "in_channels": 4, "out_channels": 4, "use_checkpoint": False, "legacy": False}
+    common |= {"use_spatial_transformer": True, "use_temporal_attention": False, "use_temporal_resblock": False}
+    kind = {"sd15": comfy.supported_models.SD15, "sdxl": comfy.supported_models.SDXL}[name]
+    config = kind(common | LAYOUTS[name] | {"dtype": dtype})
+    config.set_inference_dtype(dtype, None)
+    where = torch.device(device)
+    model = config.get_model({}, prefix="", device=where)
+    fill(model)
+    model.requires_grad_(False).eval()
+    return comfy.model_patcher.ModelPatcher(model, load_device=where, offload_device=where)
+
+
+@torch.no_grad()
+def fill(module: torch.nn.Module) -> None:
+    """Random weights of the usual size, cut out of one block of noise."""
+    noise = torch.randn(2**22, generator=torch.Generator().manual_seed(0))
+    for index, parameter in enumerate(module.parameters()):
+        if parameter.ndim == 1:
+            parameter.zero_() if parameter.numel() % 2 else parameter.fill_(0.0)
+            continue
+        flat, scale = parameter.view(-1), parameter[0].numel() ** -0.5
+        for first in range(0, flat.numel(), noise.numel()):
+            part = flat[first : first + noise.numel()]
+            part.copy_(noise.roll(7919 * (index + first % 997))[: part.numel()] * scale)
+    for part in module.modules():
+        if isinstance(part, torch.nn.GroupNorm | torch.nn.LayerNorm) and part.weight is not None:
+            part.weight.fill_(1.0)
+
+
+class Host:
+    """One model; `sample` runs a few evaluations of CFG in one of the variants.
+
+    variants: "cfg", "watch" (observed, nothing changed), "scfg" (default settings), "naive".
+    """
+
+    def __init__(
+        self, name: str, dtype: torch.dtype, device: str, around: Callable[[Callable[[], Tensor]], Tensor]
+    ):
+        """`around` is given every evaluation as a call, and must make it and return what it returns."""
+        self.name = name
+        self._plain = build(name, dtype, device).clone()
+        self._plain.add_wrapper_with_key(
+            "predict_noise", "benchmark", lambda executor, *args: around(lambda: executor(*args))
+        )
+        self._variants = {
+            "cfg": self._plain,
+            "watch": observe(self._plain, Collection())[0],
+            "scfg": guide(self._plain, Settings())[0],
+            "naive": _with_naive(self._plain),
+        }
+        self._text = [self._prompt(seed) for seed in (1, 2)]
+
+    def _prompt(self, seed: int) -> list:
+        generator = torch.Generator().manual_seed(seed)
+        pooled = torch.randn(1, 1280, generator=generator)
+        return [[torch.randn(1, 77, WIDTHS[self.name], generator=generator), {"pooled_output": pooled}]]
+
+    def sample(self, variant: str, side: int, evaluations: int) -> Tensor:
+        """`evaluations` steps of Euler on a latent of side × side."""
+        import comfy.sample
+
+        model = self._variants[variant]
+        latent = torch.zeros(1, 4, side, side)
+        noise = comfy.sample.prepare_noise(latent, 0)
+        return comfy.sample.sample(
+            model, noise, evaluations, CFG, "euler", "normal", *self._text, latent, disable_pbar=True, seed=0
+        )
+
+
+def _with_naive(patcher: Any) -> Any:
+    """A clone whose guidance is naive S-CFG."""
+    clone = patcher.clone()
+    names = choose_layers(text_attention_layers(clone.model.diffusion_model), "all")
+    state: dict[str, Any] = {}
+
+    def override(func: Any, q: Tensor, k: Tensor, v: Tensor, heads: int, *args: Any, **kwargs: Any) -> Tensor:
+        options = kwargs.get("transformer_options") or {}
+        name = layer_name(options["block"], options.get("block_index", 0)) if "block" in options else None
+        if name in names:
+            h, w = options["activations_shape"][2:4]
+            queries, keys = (side.unflatten(-1, (heads, -1)).transpose(1, 2) for side in (q, k))
+            kind = "attn1" if keys.shape[2] == h * w else "attn2"
+            state.setdefault("maps", NaiveMaps()).see(name, queries, keys, Grid(h, w), kind)
+            state["cond_first"] = options["cond_or_uncond"][0] == 0
+        return func(q, k, v, heads, *args, **kwargs)
+
+    def combined(args: dict) -> Tensor:
+        cond, uncond, scale = args["cond_denoised"], args["uncond_denoised"], args["cond_scale"]
+        ratio = state["maps"].ratio(cond, uncond, scale, state["cond_first"])
+        return args["input"] - (uncond + scale * ratio * (cond - uncond))
+
+    clone.model_options["transformer_options"]["optimized_attention_override"] = override
+    clone.set_model_sampler_cfg_function(combined)
+    return clone
