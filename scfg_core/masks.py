@@ -8,6 +8,7 @@ from torch import Tensor
 
 from .fusion import TokenMaps
 from .grid import Grid, bilinear, nearest
+from .segmentation import UNOWNED, winners
 
 
 def hard_mask(labels: Tensor, wanted: Sequence[int], size: Grid) -> Tensor:
@@ -27,8 +28,8 @@ def soft_mask(scores: TokenMaps, wanted: Sequence[int], size: Grid) -> Tensor:
 
 def labels_of_scores(scores: TokenMaps) -> Tensor:
     """(B, h, w) label map of summed scores: the token that has most of each patch; −1 where none has any."""
-    best, labels = scores.values.max(dim=-1)
-    labels = torch.where(best > 0, labels, -1)
+    best, labels = winners(scores.values)
+    labels = torch.where(best > 0, labels, UNOWNED)
     return rearrange(labels, "b (h w) -> b h w", h=scores.grid.h)
 
 

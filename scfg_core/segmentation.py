@@ -25,6 +25,9 @@ from .settings import Settings
 UNOWNED = -1
 """Label of a patch that belongs to no prompt."""
 
+TIE = 5e-6
+"""Relative difference below which two scores are a tie: rounding must not choose among tokens that are alike."""
+
 SILENT_START_SPREAD = 1e-3
 """A START map whose (max − min) is below this share of its mean says nothing of foreground."""
 
@@ -129,6 +132,13 @@ def segment_entries(
     )
 
 
+def winners(scores: Tensor) -> tuple[Tensor, Tensor]:
+    """Best value and its token (…,) of scores (…, K) ≥ 0; the lowest of those that are tied."""
+    best = scores.amax(dim=-1)
+    tied = scores >= best[..., None] * (1 - TIE)
+    return best, tied.to(torch.uint8).argmax(dim=-1)
+
+
 def _assign(entries: Sequence[PlacedEntry]) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Labels (B, n) of the best (value, token) over the entries, finite images (B,), and each entry's Ĉ."""
     first = entries[0].maps
@@ -139,7 +149,7 @@ def _assign(entries: Sequence[PlacedEntry]) -> tuple[Tensor, Tensor, list[Tensor
     offset = 0
     for entry in entries:
         scores.append(entry.competing())
-        value, token = scores[-1].max(dim=-1)
+        value, token = winners(scores[-1])
         better = (value > best) & entry.supported()
         labels = torch.where(better, token + offset, labels)
         best = torch.where(better, value, best)
