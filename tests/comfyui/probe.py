@@ -55,6 +55,10 @@ class Probe:
         self.patcher.add_wrapper_with_key("predict_noise", "probe", self._predict_noise)
         self.patcher.set_model_sampler_post_cfg_function(self._post_cfg)
 
+    def __deepcopy__(self, memo: dict) -> "Probe":
+        """Older hosts copy the model options deeply where they clone a model."""
+        return self
+
     def __enter__(self) -> "Probe":
         unet = host.unet(self.patcher)
         self._handles = [unet.register_forward_pre_hook(self._called, with_kwargs=True)]
