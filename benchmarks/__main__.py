@@ -1,4 +1,4 @@
-"""python -m benchmarks [ways|budget|host|layers|update] [options]; without a name: ways, then host."""
+"""python -m benchmarks [ways|overhead|budget|host|layers|update] [options]; without a name: ways, then host."""
 
 from __future__ import annotations
 
@@ -48,6 +48,14 @@ def ways(options: argparse.Namespace) -> None:
     report.save(options.out / "ways.json", "ways", rows, clock.machine(options.device))
 
 
+def overhead(options: argparse.Namespace) -> None:
+    from . import overhead
+
+    rows = overhead.run(options.pairs or 5, options.device)
+    report.show("What S-CFG adds to a step, layer by layer", rows, overhead.COLUMNS)
+    report.save(options.out / "overhead.json", "overhead", rows, clock.machine(options.device))
+
+
 def budget(options: argparse.Namespace) -> None:
     from . import budget
 
@@ -74,7 +82,14 @@ def update(options: argparse.Namespace) -> None:
     update.main(options)
 
 
-BENCHMARKS = {"ways": ways, "budget": budget, "host": host, "layers": layers, "update": update}
+BENCHMARKS = {
+    "ways": ways,
+    "overhead": overhead,
+    "budget": budget,
+    "host": host,
+    "layers": layers,
+    "update": update,
+}
 
 if __name__ == "__main__":
     main()

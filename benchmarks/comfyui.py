@@ -18,6 +18,7 @@ from scfg_core.layers import choose_layers
 from scfg_core.session import Collection
 
 from .naive import NaiveMaps
+from .random_weights import fill
 
 CFG = 7.0
 WIDTHS = {"sd15": 768, "sdxl": 2048}
@@ -104,23 +105,6 @@ def build(name: str, dtype: torch.dtype, device: str) -> Any:
     fill(model)
     model.requires_grad_(False).eval()
     return comfy.model_patcher.ModelPatcher(model, load_device=where, offload_device=where)
-
-
-@torch.no_grad()
-def fill(module: torch.nn.Module) -> None:
-    """Random weights of the usual size, cut out of one block of noise."""
-    noise = torch.randn(2**22, generator=torch.Generator().manual_seed(0))
-    for index, parameter in enumerate(module.parameters()):
-        if parameter.ndim == 1:
-            parameter.zero_() if parameter.numel() % 2 else parameter.fill_(0.0)
-            continue
-        flat, scale = parameter.view(-1), parameter[0].numel() ** -0.5
-        for first in range(0, flat.numel(), noise.numel()):
-            part = flat[first : first + noise.numel()]
-            part.copy_(noise.roll(7919 * (index + first % 997))[: part.numel()] * scale)
-    for part in module.modules():
-        if isinstance(part, torch.nn.GroupNorm | torch.nn.LayerNorm) and part.weight is not None:
-            part.weight.fill_(1.0)
 
 
 class Host:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from . import clock, comfyui, report
+from . import clock, comfyui, on_diffusers, report
 from .clock import Ratio, seconds
 from .memory import LiveBytes
 
@@ -68,9 +68,7 @@ class Meter:
         return results[0]
 
 
-def measure(
-    host: comfyui.Host, meter: Meter, side: int, variants: list[str], pairs: int, bar: tqdm
-) -> list[dict[str, Any]]:
+def measure(host: Any, meter: Meter, side: int, variants: list[str], pairs: int, bar: tqdm) -> list[dict[str, Any]]:
     """Rows of one model and size."""
     later: dict[str, list[float]] = {variant: [] for variant in variants}
     first: dict[str, list[float]] = {variant: [] for variant in variants}
@@ -118,7 +116,7 @@ def measure(
     return rows
 
 
-def _memory(host: comfyui.Host, meter: Meter, side: int, variant: str) -> tuple[int, int]:
+def _memory(host: Any, meter: Meter, side: int, variant: str) -> tuple[int, int]:
     """Peak bytes of an evaluation, and bytes that are alive before the second one."""
     meter.restart()
     if meter.device == "cpu":
@@ -133,18 +131,19 @@ def _memory(host: comfyui.Host, meter: Meter, side: int, variant: str) -> tuple[
 def main(options: argparse.Namespace) -> None:
     from .__main__ import DTYPES
 
-    problem = comfyui.start(options.device)
+    kind = comfyui if comfyui.start(options.device) is None else on_diffusers
+    problem = kind.start(options.device)
     if problem:
         raise SystemExit(problem)
     cpu = options.device == "cpu"
     sizes = (FULL if cpu else FULL_GPU) if options.full else QUICK
     pairs = options.pairs or (1 if options.full else 5)
     rows: list[dict[str, Any]] = []
-    facts = clock.machine(options.device) | comfyui.facts()
+    facts = clock.machine(options.device) | kind.facts()
     for name in options.model or MODELS:
         dtype = DTYPES[options.dtype or ("fp16" if not cpu else "fp32" if name == "sd15" else "bf16")]
         meter = Meter(options.device)
-        model = comfyui.Host(name, dtype, options.device, meter)
+        model = kind.Host(name, dtype, options.device, meter)
         for side in options.latent or sizes[name]:
             variants = [
                 variant

@@ -15,7 +15,7 @@ from scfg_core.session import Collection
 from scfg_core.trace import Run
 
 SCALE = 5.0
-PROMPTS = ["a red circle and a blue square", "a green star", "a yellow triangle and a purple circle"]
+PROMPTS = ["a red circle and a blue square", "a green cross", "a yellow triangle and a purple circle"]
 """What the demo model is asked for, unless prompts are given."""
 
 

@@ -88,19 +88,19 @@ def measure(
     data = block(*size, dtype, device)
     h, w, heads, width = size
     expected = reference(data)
-    calls = {way: partial(_ours, data, way) for way in WAYS} | ({"naive": partial(_naive, data)} if naive else {})
-    plain = partial(_plain, data)
+    calls = {way: partial(ours, data, way) for way in WAYS} | ({"naive": partial(_naive, data)} if naive else {})
+    bare = partial(plain, data)
     times: dict[str, list[float]] = {name: [] for name in ["plain", *calls]}
-    for name, call in {"plain": plain, **calls}.items():  # the first call pays for what later ones find ready
+    for name, call in {"plain": bare, **calls}.items():  # the first call pays for what later ones find ready
         if name != "naive":
             call()
     for _ in range(rounds):
-        for name, call in {"plain": plain, **calls}.items():
+        for name, call in {"plain": bare, **calls}.items():
             if name != "naive" or not times["naive"]:
                 bar.set_postfix_str(f"{h}×{w}, {heads} heads: {name}")
                 times[name].append(seconds(call, device))
                 bar.update()
-    peaks = {name: _peak(call, device) for name, call in {"plain": plain, **calls}.items()}
+    peaks = {name: _peak(call, device) for name, call in {"plain": bare, **calls}.items()}
     rows = []
     for name, call in calls.items():
         ratio = Ratio.of(times[name], times["plain"][: len(times[name])])
@@ -124,13 +124,13 @@ def measure(
 
 
 @torch.no_grad()
-def _plain(data: Block) -> None:
+def plain(data: Block) -> None:
     F.scaled_dot_product_attention(data.q, data.k, data.v)
     F.scaled_dot_product_attention(data.cross_q, data.cross_k, data.cross_v)
 
 
 @torch.no_grad()
-def _ours(data: Block, way: Way) -> tuple[TokenMaps, TokenMaps]:
+def ours(data: Block, way: Way) -> tuple[TokenMaps, TokenMaps]:
     collector = Collector(Settings(), way=way, budget_mib=1024)
     collector.begin(ENTRIES)
     if way == "fused":
@@ -145,7 +145,7 @@ def _ours(data: Block, way: Way) -> tuple[TokenMaps, TokenMaps]:
 
 @torch.no_grad()
 def _naive(data: Block) -> tuple[TokenMaps, TokenMaps]:
-    _plain(data)
+    plain(data)
     maps = NaiveMaps()
     maps.see("layer", data.q, data.k, data.grid, "attn1")
     maps.see("layer", data.cross_q, data.cross_k, data.grid, "attn2")
