@@ -74,7 +74,8 @@ class SCFGAttention(io.ComfyNode):
                     "trace", display_name="trace", tooltip="What the runs of this model leave behind."
                 ),
             ],
-            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
+            hidden=[io.Hidden.unique_id],
+            not_idempotent=True,  # else the host gives one node's outputs, and with them its listener, to another
         )
 
     @classmethod
@@ -96,5 +97,5 @@ class SCFGAttention(io.ComfyNode):
             soft_maps=record_soft_maps,
         )
         return io.NodeOutput(
-            *observe(model, collection, NodeListener(cls.hidden), trace_of_node(cls.hidden.unique_id))
+            *observe(model, collection, NodeListener(cls.hidden.unique_id), trace_of_node(cls.hidden.unique_id))
         )

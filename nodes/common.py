@@ -9,7 +9,7 @@ from typing import Any
 from comfy_api.latest import io
 
 from ..scfg_core.trace import Evaluation, Run, Trace
-from .live import LiveView, graph_id_of
+from .live import LiveView
 
 CATEGORY = "S-CFG"
 
@@ -75,9 +75,8 @@ class NodeStatus:
 class NodeListener:
     """All that a node tells of its model's runs: their status, and the live view."""
 
-    def __init__(self, hidden: Any, remark: str = "") -> None:
-        live = LiveView(hidden.unique_id, graph_id_of(hidden.extra_pnginfo))
-        self._listeners = (NodeStatus(hidden.unique_id, remark), live)
+    def __init__(self, node_id: str | None, remark: str = "") -> None:
+        self._listeners = (NodeStatus(node_id, remark), LiveView(node_id))
 
     def evaluated(self, run: Run, evaluation: Evaluation) -> None:
         for listener in self._listeners:

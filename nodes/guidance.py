@@ -69,7 +69,8 @@ class SCFGGuidance(io.ComfyNode):
                     "trace", display_name="trace", tooltip="What the runs of this model leave behind."
                 ),
             ],
-            hidden=[io.Hidden.unique_id, io.Hidden.extra_pnginfo],
+            hidden=[io.Hidden.unique_id],
+            not_idempotent=True,  # else the host gives one node's outputs, and with them its listener, to another
         )
 
     @classmethod
@@ -87,7 +88,7 @@ class SCFGGuidance(io.ComfyNode):
         settings = replace(settings, strength=strength, start=start_percent, end=end_percent)
         unread = preset != CUSTOM and any(getattr(Settings(), name) != value for name, value in custom.items())
         remark = f" [preset {preset}: the settings below it are not read]" if unread else ""
-        listener = NodeListener(cls.hidden, remark)
+        listener = NodeListener(cls.hidden.unique_id, remark)
         trace = trace_of_node(cls.hidden.unique_id)
         return io.NodeOutput(*guide(model, settings, word_weights, listener, trace))
 

@@ -18,7 +18,7 @@ from typing import Any
 from ..scfg_core.trace import Evaluation, Run
 from ..views.segmentation import spread_out
 from .frames import frame_of
-from .subscribers import current_subscriber, send
+from .subscribers import current_graph, current_subscriber, send
 
 EVENT = "scfg.step"
 QUEUED = 4
@@ -28,9 +28,14 @@ MOST_FRAMES = 48
 
 @dataclass
 class Course:
-    """A run on its way to the page: its number among the runs of this process, and which evaluations were sent."""
+    """A run on its way to the page.
+
+    number  among the runs of this process; graph: id of the workflow that was queued, where a page queued it.
+    sent    indices of the evaluations that the page has.
+    """
 
     number: int
+    graph: str | None
     sent: set[int] = field(default_factory=set)
 
 
@@ -69,9 +74,8 @@ _NUMBERS = itertools.count(1)
 class LiveView:
     """A listener that shows the runs of one node; see `scfg_core.hosts.comfyui.attach.Listener`."""
 
-    def __init__(self, node_id: str | None, graph_id: str | None) -> None:
+    def __init__(self, node_id: str | None) -> None:
         self._node_id = node_id
-        self._graph_id = graph_id
         self._course: Course | None = None
         self._run: Callable[[], Run | None] = lambda: None
         self._shown = 0.0
@@ -82,7 +86,7 @@ class LiveView:
             return
         now = time.monotonic()
         if self._course is None or self._run() is not run:
-            self._course, self._run = Course(next(_NUMBERS)), weakref.ref(run)
+            self._course, self._run = Course(next(_NUMBERS), current_graph()), weakref.ref(run)
         elif now - self._shown < subscriber.interval:
             return
         self._shown = now
@@ -93,7 +97,7 @@ class LiveView:
         """Send what the throttle or the queue left out, so that every step can be looked at."""
         course, self._course = self._course, None
         subscriber = current_subscriber()
-        if course is not None and subscriber is not None:
+        if course is not None and subscriber is not None and self._run() is run:
             client = subscriber.client
             _WORKER.add(lambda: self._complete(client, course, run))
 
@@ -106,10 +110,4 @@ class LiveView:
     def _show(self, client: str, course: Course, run: Run, evaluation: Evaluation) -> None:
         frame: dict[str, Any] = frame_of(run, evaluation.read())
         course.sent.add(evaluation.index)
-        send(EVENT, {"node": self._node_id, "graph": self._graph_id, "run": course.number, **frame}, client)
-
-
-def graph_id_of(extra_pnginfo: Any) -> str | None:
-    """The id of the workflow that was queued, where a page queued it."""
-    workflow = (extra_pnginfo or {}).get("workflow") if isinstance(extra_pnginfo, dict) else None
-    return workflow.get("id") if isinstance(workflow, dict) else None
+        send(EVENT, {"node": self._node_id, "graph": course.graph, "run": course.number, **frame}, client)

@@ -42,6 +42,15 @@ def current_subscriber() -> Subscriber | None:
     return Subscriber(client, interval)
 
 
+def current_graph() -> str | None:
+    """The id of the workflow that is being executed; None where no page queued it."""
+    queue = getattr(_server(), "prompt_queue", None)
+    for _, _, _, extra_data, *_ in list(getattr(queue, "currently_running", {}).values()):
+        workflow = (extra_data.get("extra_pnginfo") or {}).get("workflow") or {}
+        return workflow.get("id")
+    return None
+
+
 def send(event: str, data: dict[str, Any], client: str) -> None:
     server = _server()
     if server is not None:

@@ -13,13 +13,14 @@ export const percent = (share) => `${(100 * share).toFixed(share < 0.0995 ? 1 : 
 
 export const spelled = (word) => `${percent(word.area)} · mean γ ${word.scale.toFixed(2)}`;
 
-/** A cleared context of a canvas, whose unit is one CSS pixel. */
-export function prepared(canvas, width, height, sharpness, ink) {
+/** A cleared context of a canvas, whose unit is one CSS pixel and whose origin is `inset` from the corner. */
+export function prepared(canvas, width, height, inset, sharpness, ink) {
   const size = [Math.round(width * sharpness), Math.round(height * sharpness)];
   if (canvas.width !== size[0] || canvas.height !== size[1]) [canvas.width, canvas.height] = size;
   const context = canvas.getContext("2d");
   context.setTransform(sharpness, 0, 0, sharpness, 0, 0);
   context.clearRect(0, 0, width, height);
+  context.translate(inset, inset);
   return Object.assign(context, { font: FONT, textBaseline: "middle", textAlign: "left", fillStyle: ink });
 }
 
@@ -108,7 +109,7 @@ export function drawRamp(context, frame, left, top, width) {
 }
 
 /** The step slider; `share` 0…1 is where its knob stands. */
-export function drawSlider(context, frame, share, top, width) {
+export function drawSlider(context, frame, share, focused, top, width) {
   const room = context.measureText(`step ${frame.steps} of ${frame.steps}`).width + 12;
   const [left, length, middle] = [8, width - room - 16, top + LINE / 2];
   context.globalAlpha = 0.35;
@@ -116,12 +117,22 @@ export function drawSlider(context, frame, share, top, width) {
   context.globalAlpha = 1;
   context.fillRect(left, middle - 1.5, length * share, 3);
   context.beginPath();
-  context.arc(left + length * share, middle, 6, 0, 2 * Math.PI);
+  context.arc(left + length * share, middle, focused ? 7 : 6, 0, 2 * Math.PI);
   context.fill();
+  if (focused) drawRing(context, left + length * share, middle);
   context.textAlign = "right";
   context.fillText(`step ${frame.step + 1} of ${frame.steps}`, width, middle);
   context.textAlign = "left";
   return { kind: "slider", box: [left, top, length, LINE] };
+}
+
+function drawRing(context, x, y) {
+  context.save();
+  Object.assign(context, { globalAlpha: 0.5, strokeStyle: context.fillStyle, lineWidth: 1.5 });
+  context.beginPath();
+  context.arc(x, y, 9.5, 0, 2 * Math.PI);
+  context.stroke();
+  context.restore();
 }
 
 /** Swatch, word and area of as many words as there is room for between `top` and `bottom`; then how many more. */
@@ -144,7 +155,7 @@ export function drawLegend(context, frame, words, solo, top, width, bottom) {
       }
       [x, y] = [0, y + LINE];
     }
-    context.globalAlpha = solo && solo !== text ? 0.4 : 1;
+    context.globalAlpha = (solo && solo !== text) || !areaOf.get(text) ? 0.4 : 1;
     drawSwatch(context, colour, x, y + LINE / 2);
     context.fillText(label, x + 16, y + LINE / 2);
     context.globalAlpha *= 0.65;

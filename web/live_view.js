@@ -4,6 +4,7 @@ import * as parts from "./live_draw.js";
 
 const HEIGHT = 270;
 const PAD = 8;
+const INSET = 4;
 const SHARPNESS = 2;
 
 export class LiveView {
@@ -17,7 +18,7 @@ export class LiveView {
     this.frame = null; // evaluation index that the user chose; null follows the newest
     this.solo = null; // text of a word
     this.pointer = null; // [x, y] on the canvas
-    this.areas = []; // what can be pointed at: {kind, box: [x, y, w, h], …}
+    this.areas = []; // what can be pointed at, in the drawing: {kind, box: [x, y, w, h], …}
     this.run = null;
     this.element = document.createElement("div");
     this.element.className = "scfg-live";
@@ -29,7 +30,7 @@ export class LiveView {
       color: "var(--input-text, #ddd)",
     });
     Object.assign(this.canvas.style, { position: "absolute", inset: "0", width: "100%", height: "100%" });
-    Object.assign(this.canvas.style, { touchAction: "none", outlineOffset: "-1px" });
+    Object.assign(this.canvas.style, { touchAction: "none", outline: "none" }); // the slider's knob shows the focus
     this.canvas.tabIndex = 0;
     this.canvas.setAttribute("role", "img");
     this.element.append(this.canvas);
@@ -54,13 +55,15 @@ export class LiveView {
     on("pointerup", () => (this.dragged = false));
     on("pointerleave", () => this.#point(null));
     on("keydown", (event) => this.#key(event));
+    on("focus", () => this.refresh());
+    on("blur", () => this.refresh());
   }
 
-  /** Where an event is on the canvas, in its own pixels: the graph may be zoomed. */
+  /** Where an event is in the drawing, in its own pixels: the graph may be zoomed. */
   #place(event) {
     const box = this.canvas.getBoundingClientRect();
     const zoom = this.canvas.clientWidth / box.width || 1;
-    return [(event.clientX - box.left) * zoom, (event.clientY - box.top) * zoom];
+    return [(event.clientX - box.left) * zoom - INSET, (event.clientY - box.top) * zoom - INSET];
   }
 
   #under([x, y]) {
@@ -127,13 +130,14 @@ export class LiveView {
   // ---- drawing
 
   draw() {
-    const [width, height] = [this.element.clientWidth, this.element.clientHeight];
-    if (!width || !height) return;
+    const size = [this.element.clientWidth, this.element.clientHeight];
+    const [width, height] = size.map((each) => each - 2 * INSET);
+    if (width <= 0 || height <= 0) return;
     this.result = this.find();
     if (this.result?.run !== this.run) [this.run, this.frame] = [this.result?.run, null];
     const sharpness = SHARPNESS * (window.devicePixelRatio || 1);
     const ink = getComputedStyle(this.element).color;
-    const context = parts.prepared(this.canvas, width, height, sharpness, ink);
+    const context = parts.prepared(this.canvas, ...size, INSET, sharpness, ink);
     const frame = this.#frames()[this.#number()];
     this.element.dataset.frames = this.#frames().length;
     if (!frame) {
@@ -164,7 +168,8 @@ export class LiveView {
     parts.drawRamp(context, frame, right, top, side);
     top += 2 * parts.LINE;
     const last = this.#frames().length - 1;
-    const slider = parts.drawSlider(context, frame, last ? this.#number() / last : 1, top, width);
+    const focused = document.activeElement === this.canvas;
+    const slider = parts.drawSlider(context, frame, last ? this.#number() / last : 1, focused, top, width);
     top += parts.LINE + PAD;
     const legend = parts.drawLegend(context, frame, words, this.solo, top, width, height);
     this.areas = [regions, scales, slider, ...legend];

@@ -21,13 +21,15 @@ let subscribed = null;
 
 const setting = (name, otherwise) => app.extensionManager?.setting?.get(name) ?? otherwise;
 
-/** Tell the server how often this page wants frames, or that it wants none. */
+/** Tell the server how often this page wants frames; where it wants none, old ones go, for they would mislead. */
 async function subscribe() {
   if (!api.clientId) return;
+  if (!setting(ON, true)) results.clear();
   const interval = setting(ON, true) ? Math.max(1, Number(setting(INTERVAL, DEFAULT_INTERVAL))) / 1000 : null;
   const wanted = JSON.stringify({ client: api.clientId, interval });
   if (wanted === subscribed) return;
   subscribed = wanted;
+  refresh();
   try {
     const headers = { "Content-Type": "application/json" };
     await api.fetchApi("/scfg/live", { method: "POST", headers, body: wanted });
@@ -53,6 +55,12 @@ function resultOf(node) {
   return found;
 }
 
+function refresh(node) {
+  for (const each of node ? [node] : (app.canvas?.graph?.nodes ?? [])) {
+    each.widgets?.find(({ name }) => name === WIDGET)?.view?.refresh();
+  }
+}
+
 function receive(message) {
   let result = results.get(message.node);
   if (result?.run !== message.run) {
@@ -62,7 +70,8 @@ function receive(message) {
     if (results.size > KEPT_RESULTS) results.delete(results.keys().next().value);
   }
   result.add(message);
-  if (isOpen(result)) nodeAt(message.node)?.widgets?.find((each) => each.name === WIDGET)?.view?.refresh();
+  const node = isOpen(result) ? nodeAt(message.node) : undefined;
+  if (node) refresh(node);
 }
 
 function mount(node) {

@@ -83,6 +83,19 @@ def test_the_guidance_node_tells_its_status(compared):
     assert said["6"].startswith("S-CFG watching: ")
 
 
+def test_a_client_that_did_not_ask_gets_no_live_frames(compared):
+    assert [kind for kind, _ in compared.events if kind.startswith("scfg")] == []
+
+
+def test_a_client_that_asks_gets_every_step_at_the_end(server):
+    server.post("/scfg/live", {"client": "asks", "interval": 60})
+    run = server.run(sampled(demo(SHAPES) | {"5": guidance(strength=0.9)}, SCFG, ["5", 0]), client="asks")
+    frames = [data for kind, data in run.events if kind == "scfg.step"]
+    assert [frame["index"] for frame in frames] == [0, 1, 2, 3]
+    assert {frame["node"] for frame in frames} == {"5"}
+    assert all(abs(sum(word["area"] for word in frame["words"]) - 1) < 1e-6 for frame in frames)
+
+
 def test_every_run_is_logged_in_one_line(compared, server):
     assert server.log().count("S-CFG active: ") >= 1
 
@@ -112,6 +125,15 @@ def test_only_what_depends_on_a_changed_setting_runs_again(server):
     server.run(sampled(demo(SHAPES) | {"5": guidance(strength=0.4)}, SCFG, ["5", 0], steps=2))
     again = server.run(sampled(demo(SHAPES) | {"5": guidance(strength=0.5)}, SCFG, ["5", 0], steps=2))
     assert again.executed == ["5", "scfg", "scfg_pixels", "scfg_file"]
+
+
+def test_an_equal_node_under_another_number_speaks_for_itself(server):
+    """The host gives a node the cached outputs of an equal one, unless it is told not to."""
+    said = []
+    for name, seed in (("5", 11), ("15", 12)):
+        run = server.run(sampled(demo(SHAPES) | {name: guidance(strength=0.7)}, SCFG, [name, 0], seed, steps=2))
+        said.append([node for node, _ in run.texts])
+    assert said == [["5"], ["15"]]
 
 
 def test_a_word_that_the_demo_model_does_not_know_is_named(server):
