@@ -171,7 +171,7 @@ class Session:
             )
             self.run.watch(segmentation)
             self._sum_tokens(segmentation)
-            self._last, self._last_latent = segmentation, latent
+            self._last, self._last_latent = replace(segmentation, scores=None), latent
             return segmentation, True
         if self._last is not None and (len(self._last.labels), self._last_latent) == (len(delta), latent):
             if self._index % self.collection.every == 0:
