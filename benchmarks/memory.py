@@ -15,13 +15,16 @@ ATEN = torch.ops.aten
 HEAVY = {
     ATEN.convolution.default,
     ATEN.mm.default,
+    ATEN.mm.out,
+    ATEN._softmax.out,
+    ATEN.softmax.int_out,
     ATEN.addmm.default,
     ATEN.bmm.default,
     ATEN.baddbmm.default,
     ATEN._scaled_dot_product_flash_attention_for_cpu.default,
     ATEN._scaled_dot_product_attention_math.default,
 }
-"""Operations that a hollow count leaves out: their results keep the right sizes, and hold zeros."""
+"""Operations that a hollow count leaves out: their results keep the right sizes, not the values."""
 
 
 class LiveBytes(TorchDispatchMode):
@@ -71,6 +74,9 @@ def _storages(tree: Any) -> list[torch.UntypedStorage]:
 
 
 def _hollow(func: Any, args: Any, kwargs: Any) -> Any:
+    if "out" in kwargs:
+        return kwargs["out"]
+
     def shape(leaf: Any) -> Any:
         return leaf.to("meta") if isinstance(leaf, Tensor) else leaf
 
