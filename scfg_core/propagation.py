@@ -68,11 +68,12 @@ class MatrixFree:
         return (result / len(self.q)).to(columns.dtype)
 
     def _add_blocks(self, result: Tensor, columns: Tensor, keys: slice) -> None:
-        last, block = len(self.q) - 1, None
+        total: Tensor | None = None
         for rows, head, shares in attention_blocks(self.q, self.k, self.scale, self.block_mib):
-            block = shares.clone() if head == 0 or block is None else block.add_(shares)
-            if head == last:
-                torch.mm(block[:, keys], columns, out=result[rows])
+            total = shares.clone() if total is None else total.add_(shares)
+            if head == len(self.q) - 1:
+                torch.mm(total[:, keys], columns, out=result[rows])
+                total = None  # before the next one is made
 
     def _add_attention(self, result: Tensor, columns: Tensor, keys: slice) -> None:
         """A value wider than d falls off the fast attention kernels, so X goes in d columns at a time."""

@@ -160,6 +160,14 @@ def test_forced_way_stays_inside_a_budget_that_has_room_for_it(way):
     assert memory.peak <= 16.75 * MIB
 
 
+@pytest.mark.parametrize("budget", [2.0, 4.0, 8.0])
+def test_matrix_free_holds_two_blocks_and_some_columns(budget):
+    """A block of one head and their sum, ⅛ of the budget each, and O(n·L) columns; S itself would be 4 MiB."""
+    memory, _ = memory_of(budget, "matrix_free")
+    columns = 1024 * 8 * 4
+    assert memory.peak <= 2 * budget / 8 * MIB + 24 * columns
+
+
 @pytest.mark.parametrize(
     "settings", [PAPER, AUTHORS, SETTINGS["no_self_attention"]], ids=["paper", "authors", "none"]
 )
