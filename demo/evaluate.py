@@ -31,7 +31,12 @@ from .world import BACKGROUND, NOBODY, Description, Scenes, draw, patches, pick
 TIMES = (50, 200, 400, 600)
 GAMMAS = (3.0, 4.0, 5.0)
 FOUR_POWERS = Settings.preset("paper")
-CROSS_ONLY = replace(FOUR_POWERS, power_weights=(1.0,))
+VARIANTS = {
+    "C only": replace(FOUR_POWERS, power_weights=(1.0,)),
+    "R = 1": replace(FOUR_POWERS, power_weights=(0.0, 1.0)),
+    "R = 4": FOUR_POWERS,
+    "authors": Settings.preset("authors"),
+}
 
 
 @dataclass(frozen=True)
@@ -148,14 +153,14 @@ def measure_pictures(model: DemoModel, n: int, steps: int) -> dict[str, Figure]:
 
 
 def measure_maps(model: DemoModel, n: int) -> dict[str, Figure]:
-    """Token mIoU with C only and with R = 4, and the foreground of START, at each noise level."""
+    """Token mIoU of every variant, and the foreground of START, at each noise level."""
     scenes = held_out_scenes(n, seed=500_002)
     truth = patches(scenes.background_mask, 16) < 0.5
     out = {}
     for t in TIMES:
-        plain, four = segment_noised(model, scenes, t, (CROSS_ONLY, FOUR_POWERS))
+        results = dict(zip(VARIANTS, segment_noised(model, scenes, t, tuple(VARIANTS.values())), strict=True))
         regions = {}
-        for name, result in (("C only", plain), ("R = 4", four)):
+        for name, result in results.items():
             phrases, ground = region_overlaps(result.labels, scenes)
             regions[name] = [p + g for p, g in zip(phrases, ground, strict=True)]
             out[f"token mIoU, {name}, t {t}"] = mean_of_groups(regions[name])
@@ -163,7 +168,7 @@ def measure_maps(model: DemoModel, n: int) -> dict[str, Figure]:
             out[f"of backgrounds, {name}, t {t}"] = mean_of_groups(ground)
         gains = [(np.array(r) - c).tolist() for r, c in zip(regions["R = 4"], regions["C only"], strict=True)]
         out[f"R = 4 minus C only, t {t}"] = mean_of_groups(gains)
-        found = [[overlap(f, m)] for f, m in zip(four.foreground, truth, strict=True)]
+        found = [[overlap(f, m)] for f, m in zip(results["R = 4"].foreground, truth, strict=True)]
         out[f"START foreground IoU, t {t}"] = mean_of_groups(found)
     return out
 
@@ -191,7 +196,7 @@ def main() -> None:
     parser.add_argument("--weights", type=Path, default=DEFAULT)
     parser.add_argument("--prompts", type=int, default=500)
     parser.add_argument("--scenes", type=int, default=300)
-    parser.add_argument("--steps", type=int, default=25, help="DDIM steps")
+    parser.add_argument("--steps", type=int, default=20, help="DDIM steps")
     parser.add_argument("--out", type=Path, default=Path(__file__).with_name("acceptance.json"))
     args = parser.parse_args()
     torch.set_flush_denormal(True)
