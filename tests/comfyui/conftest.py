@@ -5,10 +5,8 @@ import pytest
 from . import host
 
 HOST_WARNINGS = (
-    "ignore::DeprecationWarning",  # the host's own imports, and torch's on its behalf
-    "ignore::FutureWarning",
-    "ignore::ImportWarning",
-    "ignore::SyntaxWarning",
+    "ignore:invalid escape sequence:DeprecationWarning",  # where the host is compiled for the first time
+    "ignore:invalid escape sequence:SyntaxWarning",
     "ignore:To copy construct from a tensor:UserWarning",  # dpm_adaptive
     "ignore:Should have tb<=t1:UserWarning",  # torchsde, of the SDE samplers
 )

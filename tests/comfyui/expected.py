@@ -95,6 +95,7 @@ def check(
     settings = settings or Settings()
     assert "S-CFG active" in guided.line, guided.line
     assert len(guided.run.evaluations) == len(probe.evaluations) > 0
+    assert [each.index for each in guided.run.evaluations] == list(range(len(probe.evaluations)))
     for index in evaluations or range(len(probe.evaluations)):
         args, recorded = probe.evaluations[index].args, guided.run.evaluations[index]
         text, empty = (_numpy(args[name]) for name in ("cond_denoised", "uncond_denoised"))

@@ -2,6 +2,7 @@
 
 from collections.abc import Callable
 from importlib import import_module
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -16,7 +17,8 @@ def stock(module: str, name: str, *widgets: Any) -> Node:
     """A node of the host, whichever way its version declares it; skips where the version has none."""
 
     def apply(model: Any) -> Any:
-        cls = getattr(import_module(f"comfy_extras.{module}"), name, None)
+        home = f"comfy_extras.{module}"
+        cls = getattr(import_module(home), name, None) if find_spec(home) else None
         if cls is None:
             pytest.skip(f"this ComfyUI has no {name}")
         execute = cls.execute if hasattr(cls, "execute") else cls().patch
@@ -93,6 +95,20 @@ def attention_couple(model: Any) -> Any:
     return model
 
 
+def extra_pass(model: Any) -> Any:
+    """A weaker prediction from a second pass, made before the CFG and mixed into both."""
+    import comfy.samplers
+
+    def pre_cfg(args):
+        model, options, x = args["model"], args["model_options"], args["input"]
+        weak = comfy.samplers.calc_cond_batch(model, args["conds"], x * 0.5, args["sigma"], options)
+        return [own + 0.1 * (own - other) for own, other in zip(args["conds_out"], weak, strict=True)]
+
+    model = model.clone()
+    model.set_model_sampler_pre_cfg_function(pre_cfg)
+    return model
+
+
 def merged_tokens(model: Any) -> Any:
     """Every second query left out of the self-attention of every block (token merging)."""
 
@@ -153,6 +169,7 @@ BESIDE: dict[str, Node] = {
     "attention override": attention_override,
     "IP-Adapter": ip_adapter,
     "replaced self-attention": replaced_self_attention,
+    "extra pass before CFG": extra_pass,
 }
 """With these every chosen layer can be watched, and guidance acts."""
 
