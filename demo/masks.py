@@ -30,7 +30,7 @@ def scores_of(result: Segmentation) -> TokenMaps:
 
 
 def phrase_overlaps(scenes: Scenes, labels: Tensor, scores: TokenMaps) -> dict[str, list[list[float]]]:
-    """Per scene, IoU of each phrase's true shape with its hard mask, and its soft mask above half its maximum."""
+    """Per scene, IoU of each phrase's true shape with its hard mask, and its soft mask above the middle of its range."""
     found: dict[str, list[list[float]]] = {"hard": [], "soft": []}
     for row, (who, masks, scene) in enumerate(
         zip(owners(scenes.descriptions), scenes.masks, scenes.descriptions, strict=True)
@@ -42,7 +42,7 @@ def phrase_overlaps(scenes: Scenes, labels: Tensor, scores: TokenMaps) -> dict[s
             truth = masks[phrase] > 0.5
             hard.append(overlap(hard_mask(labels[row : row + 1], wanted, SIZE)[0] > 0.5, truth))
             share = soft_mask(own, wanted, SIZE)[0]
-            soft.append(overlap(share > share.max() / 2, truth))
+            soft.append(overlap(share > (share.min() + share.max()) / 2, truth))
         found["hard"].append(hard)
         found["soft"].append(soft)
     return found
