@@ -14,7 +14,7 @@ from diffusers import DDIMScheduler
 from torch import Tensor
 
 from scfg_core import Grid, Segmentation, Settings, TokenMaps
-from scfg_core.masks import hard_mask, labels_of_scores, soft_mask
+from scfg_core.masks import hard_mask, labels_of_scores, soft_mask, stretch
 
 from .evaluate import Figure, held_out_scenes, mean_of_groups, overlap, owners, segment_noised
 from .model import DEFAULT, DemoModel, load_model
@@ -30,8 +30,8 @@ def scores_of(result: Segmentation) -> TokenMaps:
 
 
 def phrase_overlaps(scenes: Scenes, labels: Tensor, scores: TokenMaps) -> dict[str, list[list[float]]]:
-    """Per scene, IoU of each phrase's true shape with its hard mask, and its soft mask above the middle of its range."""
-    found: dict[str, list[list[float]]] = {"hard": [], "soft": []}
+    """Per scene, IoU of each phrase's true shape with its hard mask, and with its stretched mask above a half."""
+    found: dict[str, list[list[float]]] = {"hard": [], "stretched": []}
     for row, (who, masks, scene) in enumerate(
         zip(owners(scenes.descriptions), scenes.masks, scenes.descriptions, strict=True)
     ):
@@ -41,10 +41,9 @@ def phrase_overlaps(scenes: Scenes, labels: Tensor, scores: TokenMaps) -> dict[s
             wanted = torch.nonzero(who == phrase).flatten().tolist()
             truth = masks[phrase] > 0.5
             hard.append(overlap(hard_mask(labels[row : row + 1], wanted, SIZE)[0] > 0.5, truth))
-            share = soft_mask(own, wanted, SIZE)[0]
-            soft.append(overlap(share > (share.min() + share.max()) / 2, truth))
+            soft.append(overlap(stretch(soft_mask(own, wanted, SIZE))[0] > 0.5, truth))
         found["hard"].append(hard)
-        found["soft"].append(soft)
+        found["stretched"].append(soft)
     return found
 
 

@@ -5,13 +5,13 @@ from torch import Tensor
 
 from ..scfg_core import Grid, TokenMaps
 from ..scfg_core.errors import ScfgError
-from ..scfg_core.masks import feather, hard_mask, labels_of_scores, soft_mask
+from ..scfg_core.masks import feather, hard_mask, labels_of_scores, soft_mask, stretch
 from ..scfg_core.trace import Run
 from ..scfg_core.words import labels_of
 from .common import schema
 from .pictures import evaluation_at, result_input
 
-HARD, SOFT = "hard", "soft"
+HARD, SOFT, STRETCHED = "hard", "soft", "stretched"
 AVERAGE, ONE = "average of all steps", "one step"
 LATENT_CELL = 8
 """Pixels of an image in one cell of its latent, where no image is connected."""
@@ -35,9 +35,10 @@ class SCFGTokenMask(io.ComfyNode):
                 ),
                 io.Combo.Input(
                     "mode",
-                    options=[HARD, SOFT],
+                    options=[HARD, SOFT, STRETCHED],
                     default=HARD,
-                    tooltip="hard: 1 where the words win. soft: their share of all tokens' attention.",
+                    tooltip="hard: 1 where the words win. soft: their share of all tokens' attention. stretched: the "
+                    "same, brought to the range from 0 to 1; fits the shape best.",
                 ),
                 io.Combo.Input(
                     "over",
@@ -87,7 +88,7 @@ def token_mask(
     size = _size(run, image)
     evaluation = run.evaluations[evaluation_at(run, step)]
     scores = run.mean_scores()
-    if over == ONE and mode == SOFT:
+    if over == ONE and mode != HARD:
         if evaluation.soft is None:
             raise ScfgError(
                 "expected soft maps of this step, got none: switch record_soft_maps on in S-CFG Attention, or take "
@@ -96,8 +97,9 @@ def token_mask(
         scores = TokenMaps(evaluation.soft, evaluation.grid, renormalised=True)
     if scores is None:
         raise ScfgError("expected token maps, got a run without any: its attention was not seen")
-    if mode == SOFT:
+    if mode != HARD:
         mask = soft_mask(scores, wanted, size)
+        mask = stretch(mask) if mode == STRETCHED else mask
     else:
         labels = evaluation.labels if over == ONE else labels_of_scores(scores)
         mask = hard_mask(labels, wanted, size)

@@ -26,6 +26,12 @@ def soft_mask(scores: TokenMaps, wanted: Sequence[int], size: Grid) -> Tensor:
     return rearrange(bilinear(share, scores.grid, size), "b (h w) 1 -> b h w", h=size.h)
 
 
+def stretch(mask: Tensor) -> Tensor:
+    """(B, H, W) brought to the range from 0 to 1, each image by itself; a flat one becomes 0."""
+    low, high = mask.amin(dim=(1, 2), keepdim=True), mask.amax(dim=(1, 2), keepdim=True)
+    return torch.where(high > low, (mask - low) / (high - low), 0.0)
+
+
 def labels_of_scores(scores: TokenMaps) -> Tensor:
     """(B, h, w) label map of summed scores: the token that has most of each patch; −1 where none has any."""
     best, labels = winners(scores.values)

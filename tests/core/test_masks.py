@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scfg_core import Grid, TokenMaps
-from scfg_core.masks import feather, hard_mask, labels_of_scores, soft_mask
+from scfg_core.masks import feather, hard_mask, labels_of_scores, soft_mask, stretch
 
 
 def scores(values, h, w):
@@ -32,6 +32,12 @@ def test_all_words_together_have_everything_and_a_patch_of_nobody_has_nothing():
 def test_labels_of_summed_scores():
     maps = scores([[1.0, 3.0], [2.0, 2.0], [0.0, 0.0]], 1, 3)
     assert labels_of_scores(maps).tolist() == [[[1, 0, -1]]]
+
+
+def test_stretching_reaches_from_zero_to_one_in_each_image_and_keeps_a_flat_one_empty():
+    mask = torch.tensor([[[0.2, 0.3], [0.25, 0.2]], [[0.5, 0.5], [0.5, 0.5]]])
+    expected = torch.tensor([[[0.0, 1.0], [0.5, 0.0]], [[0.0, 0.0], [0.0, 0.0]]])
+    assert torch.allclose(stretch(mask), expected, atol=1e-6)
 
 
 @pytest.mark.parametrize("radius", [1, 3, 8])
