@@ -37,8 +37,8 @@ class SCFGTokenMask(io.ComfyNode):
                     "mode",
                     options=[HARD, SOFT, STRETCHED],
                     default=HARD,
-                    tooltip="hard: 1 where the words win. soft: their share of all tokens' attention. stretched: the "
-                    "same, brought to the range from 0 to 1; fits the shape best.",
+                    tooltip="hard: 1 where the words win. soft: their share of all tokens' attention. stretched: "
+                    "the same, brought to the range from 0 to 1; fits the shape best.",
                 ),
                 io.Combo.Input(
                     "over",
