@@ -6,12 +6,12 @@ HOST_PYTHON ?= $(firstword $(wildcard $(COMFYUI_PATH)/.venv/bin/python $(COMFYUI
 ENVIRONMENT = .venv/ready
 RUN = .venv/bin/python
 
-.PHONY: demo test test-core test-host lint bench clean
+.PHONY: demo test test-core test-host test-web lint bench clean
 
 demo: $(ENVIRONMENT)
 	$(RUN) -m demo --out out
 
-test: test-core test-host
+test: test-core test-host test-web
 
 test-core: $(ENVIRONMENT)
 	$(RUN) -m pytest tests --ignore=tests/comfyui --ignore=tests/web
@@ -22,6 +22,14 @@ test-host:
 		COMFYUI_PATH="$(COMFYUI_PATH)" "$(HOST_PYTHON)" -m pytest tests/comfyui; \
 	else \
 		echo "SKIPPED: host tests (tests/comfyui): no ComfyUI with a .venv or venv at $(COMFYUI_PATH); set COMFYUI_PATH and HOST_PYTHON"; \
+	fi
+
+test-web:
+	@if [ -n "$(HOST_PYTHON)" ]; then \
+		echo "Browser tests: ComfyUI at $(COMFYUI_PATH)"; \
+		COMFYUI_PATH="$(COMFYUI_PATH)" "$(HOST_PYTHON)" -m pytest tests/web; \
+	else \
+		echo "SKIPPED: browser tests (tests/web): no ComfyUI with a .venv or venv at $(COMFYUI_PATH); set COMFYUI_PATH and HOST_PYTHON"; \
 	fi
 
 lint: $(ENVIRONMENT)

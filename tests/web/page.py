@@ -1,51 +1,154 @@
-"""ComfyUI's page in a headless browser: opened, asked, run."""
+"""ComfyUI's page in a headless browser: opened, looked at, run, and its live views asked and pointed at."""
 
+import json
+import shutil
 from pathlib import Path
 from typing import Any
 
-from playwright.sync_api import Browser, Page
+from playwright.sync_api import Browser, BrowserType, Page
 
-from ..comfyui.server import Server
+from ..comfyui.server import FOLDER, PACK, Server
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-sync"]
-BROWSER = Path("/usr/bin/chromium")
-READY_MS, RUN_MS = 120_000, 180_000
-ARTEFACTS = Path(__file__).resolve().parents[2] / "out" / "web"
+BROWSERS = ("chromium", "chromium-browser", "google-chrome")
+WAIT_MS = 180_000
+ARTEFACTS = PACK / "out" / "web"
+STEPS = 20
+"""Steps of the demo workflows."""
+
+HELPERS = """
+window.nodesOf = type => window.app.canvas.graph.nodes.filter(node => node.type === type)
+window.widgetOf = type => nodesOf(type)[0].widgets.find(each => each.name === 'scfg_live')
+window.viewOf = type => widgetOf(type).view
+window.framesOf = type => Number(viewOf(type).element.dataset.frames ?? 0)
+window.placeOf = ([type, kind, text, x, y]) => {
+  const view = viewOf(type), rect = view.canvas.getBoundingClientRect(), zoom = rect.width / view.canvas.clientWidth
+  const {box} = view.areas.find(each => each.kind === kind && (text === null || each.text === text))
+  const inset = 4
+  return [rect.left + (inset + box[0] + box[2] * x) * zoom, rect.top + (inset + box[1] + box[3] * y) * zoom]
+}
+const {api} = window.comfyAPI.api
+window.heard = []
+for (const name of ['scfg.step', 'execution_success', 'execution_error'])
+  api.addEventListener(name, ({detail}) => heard.push([name, detail]))
+"""
+
+
+def executable(kind: BrowserType) -> str | None:
+    """The system's browser, else the one that Playwright brought; None where there is neither."""
+    own = kind.executable_path
+    return next(filter(None, map(shutil.which, BROWSERS)), own if Path(own).is_file() else None)
+
+
+def workflow(name: str, seed: int | None = None) -> dict[str, Any]:
+    """A workflow of the pack in UI form, its KSamplers with another seed."""
+    graph = json.loads((PACK / "workflows" / f"{name}.json").read_text())
+    for node in graph["nodes"]:
+        if node["type"] == "KSampler" and seed is not None:
+            node["widgets_values"][0] = seed
+    return graph
 
 
 class ComfyPage:
-    """One tab of the front end, in one of the two renderers. `complaints` are the page's errors and warnings."""
+    """One tab of the front end, in one of its two renderers. `complaints` are errors and warnings that are ours."""
 
-    def __init__(self, browser: Browser, server: Server, *, vue: bool, path: str = "/") -> None:
+    def __init__(self, browser: Browser, server: Server, *, vue: bool) -> None:
         self.server = server
         self.complaints: list[str] = []
         server.post("/settings", {"Comfy.VueNodes.Enabled": vue, "Comfy.TutorialCompleted": True})
         self.page: Page = browser.new_page(viewport={"width": 1500, "height": 950})
+        self.page.set_default_timeout(WAIT_MS)
         self.page.on("console", self._heard)
-        self.page.on("pageerror", lambda error: self.complaints.append(f"error: {error}"))
+        self.page.on("pageerror", self._failed)
         self.page.route(lambda url: not url.startswith((server.url, "data:", "blob:")), lambda way: way.abort())
-        self.page.goto(server.url + path, wait_until="domcontentloaded", timeout=READY_MS)
-        self.wait("() => window.app?.extensionManager && window.app.canvas?.graph")
+        self.page.goto(server.url, wait_until="domcontentloaded")
+        self.wait(
+            "() => window.app?.extensionManager && window.app.canvas?.graph && window.comfyAPI?.api.api.clientId"
+        )
         self.wait("() => !document.querySelector('#splash-loader')")
+        self.ask(f"() => {{ {HELPERS} }}")
 
     def _heard(self, message: Any) -> None:
-        if message.type in ("error", "warning"):
-            self.complaints.append(f"{message.type}: {message.text}")
+        said = f"{message.text} ({message.location.get('url', '')})"
+        if message.type in ("error", "warning") and (FOLDER in said or "scfg" in said.casefold()):
+            self.complaints.append(said)
+
+    def _failed(self, error: Any) -> None:
+        if FOLDER in (error.stack or ""):
+            self.complaints.append(str(error))
 
     def ask(self, script: str, argument: Any = None) -> Any:
         return self.page.evaluate(script, argument)
 
-    def wait(self, condition: str, argument: Any = None, timeout: float = READY_MS) -> None:
-        self.page.wait_for_function(condition, arg=argument, timeout=timeout)
+    def wait(self, condition: str, argument: Any = None) -> None:
+        self.page.wait_for_function(condition, arg=argument)
 
-    def load(self, workflow: dict[str, Any]) -> None:
-        """Load a workflow in UI form, as a dropped file would be."""
-        self.ask("async graph => { await window.app.loadGraphData(graph) }", workflow)
+    def close(self) -> None:
+        self.page.close()
 
     def shot(self, name: str) -> None:
         """A screenshot among the test artefacts."""
         ARTEFACTS.mkdir(parents=True, exist_ok=True)
         self.page.screenshot(path=ARTEFACTS / f"{name}.png")
 
-    def close(self) -> None:
-        self.page.close()
+    # the graph
+
+    def load(self, graph: dict[str, Any]) -> None:
+        """Load a workflow in UI form, as a dropped file would be."""
+        self.ask("async graph => { await window.app.loadGraphData(graph) }", graph)
+
+    def look_at(self, kind: str) -> None:
+        """Bring the live view of the first node of a kind into sight, unscaled."""
+        self.ask(
+            """kind => {
+                const node = nodesOf(kind)[0], view = app.canvas.ds
+                view.scale = 1
+                view.offset = [150 - node.pos[0], 600 - node.pos[1] - node.size[1]]
+                app.canvas.setDirty(true, true)
+            }""",
+            kind,
+        )
+        self.wait("kind => viewOf(kind).canvas.getBoundingClientRect().width > 50", kind)
+
+    def run(self) -> None:
+        """Press Run, as a user does."""
+        self.page.get_by_test_id("queue-button").click()
+
+    def ended(self, runs: int = 1) -> None:
+        """Wait until so many runs have ended well since the page was opened or `forget` was called."""
+        self.wait("runs => heard.filter(([name]) => name.startsWith('execution_')).length >= runs", runs)
+        assert self.ask("() => heard.filter(([name]) => name === 'execution_error')") == []
+
+    def forget(self) -> None:
+        self.ask("() => { heard.length = 0 }")
+        self.complaints.clear()
+
+    def events(self) -> list[dict[str, Any]]:
+        """The live view's events that came to this page."""
+        return self.ask("() => heard.filter(([name]) => name === 'scfg.step').map(([, detail]) => detail)")
+
+    # the live view of the first node of a kind
+
+    def filled(self, kind: str, frames: int = STEPS) -> None:
+        """Wait until it has drawn so many frames."""
+        self.wait("([kind, frames]) => nodesOf(kind).length && framesOf(kind) === frames", [kind, frames])
+
+    def told(self, kind: str) -> str:
+        """What it says to those who hear it; that is what it shows."""
+        return self.ask("kind => viewOf(kind).canvas.getAttribute('aria-label')", kind)
+
+    def tells(self, kind: str, part: str) -> None:
+        """Wait until it says so."""
+        self.wait("([kind, part]) => viewOf(kind).canvas.getAttribute('aria-label').includes(part)", [kind, part])
+
+    def legend(self, kind: str) -> list[str]:
+        return self.ask(
+            "kind => viewOf(kind).areas.filter(each => each.kind === 'word').map(each => each.text)", kind
+        )
+
+    def point(self, kind: str, area: str, text: str | None = None, x: float = 0.5, y: float = 0.5) -> None:
+        """Move the mouse to a place 0…1 of an area of it: a picture, the slider, a word of the legend."""
+        self.page.mouse.move(*self.ask("where => placeOf(where)", [kind, area, text, x, y]))
+
+    def click(self, kind: str, area: str, text: str | None = None, x: float = 0.5) -> None:
+        self.page.mouse.click(*self.ask("where => placeOf(where)", [kind, area, text, x, 0.5]))

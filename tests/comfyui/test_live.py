@@ -1,0 +1,189 @@
+"""The live view on the server's side: to whom frames go, how many, and what they cost the sampling thread."""
+
+import base64
+import importlib
+import importlib.util
+import sys
+import threading
+import time
+from types import SimpleNamespace
+
+import numpy as np
+import pytest
+import torch
+
+from .server import PACK
+
+CLIENT, NODE = "a client", "12:5"
+GRID, SIDE = 64, 256
+LIMIT_MS = 2.0
+STEPS = 12
+
+
+class FakeServer:
+    """A server whose only client keeps what it is sent; `slow` makes it take its time."""
+
+    def __init__(self) -> None:
+        self.client_id: str | None = CLIENT
+        self.sockets = {CLIENT: object()}
+        workflow = {"extra_pnginfo": {"workflow": {"id": "a graph"}}}
+        self.prompt_queue = SimpleNamespace(currently_running={0: (0, "id", {}, workflow, [])})
+        self.sent: list[tuple[str, dict, str]] = []
+        self.threads: set[int] = set()
+        self.slow = threading.Event()
+        self.slow.set()
+
+    def send_sync(self, event: str, data: dict, client: str) -> None:
+        self.slow.wait(30)
+        self.threads.add(threading.get_ident())
+        self.sent.append((event, data, client))
+
+    def frames(self, count: int) -> list[dict]:
+        """What was sent, once it is so many frames."""
+        deadline = time.monotonic() + 60
+        while len(self.sent) < count and time.monotonic() < deadline:
+            time.sleep(0.01)
+        time.sleep(0.1)
+        return [data for _, data, _ in self.sent]
+
+
+@pytest.fixture(scope="module")
+def pack(comfyui):
+    name = "pack_of_live_view"
+    spec = importlib.util.spec_from_file_location(
+        name, PACK / "__init__.py", submodule_search_locations=[str(PACK)]
+    )
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    wanted = {"live": "nodes.live", "subscribers": "nodes.subscribers", "trace": "scfg_core.trace"}
+    wanted |= {"words": "scfg_core.words"}
+    yield SimpleNamespace(**{key: importlib.import_module(f"{name}.{path}") for key, path in wanted.items()})
+    for loaded in [each for each in sys.modules if each == name or each.startswith(f"{name}.")]:
+        del sys.modules[loaded]
+
+
+@pytest.fixture
+def server(pack, monkeypatch):
+    made = FakeServer()
+    monkeypatch.setitem(sys.modules, "server", SimpleNamespace(PromptServer=SimpleNamespace(instance=made)))
+    pack.subscribers.subscribe(CLIENT, 0.0)
+    return made
+
+
+def a_run(pack):
+    texts = ("<start>", *(f"word{index}" for index in range(75)), "<end>")
+    numbers = (-1, *range(75), -1)
+    return pack.trace.Run(
+        tokens=[pack.words.PromptTokens(0, texts, numbers)],
+        schedule=tuple(float(STEPS - step) for step in range(STEPS)) + (0.0,),
+    )
+
+
+def an_evaluation(pack, index):
+    generator = torch.Generator().manual_seed(index)
+    norm = torch.rand(1, GRID, GRID, generator=generator) + 0.5
+    return pack.trace.Evaluation(
+        index=index,
+        sigma=torch.tensor([float(STEPS - index)]),
+        guidance_scale=7.0,
+        labels=torch.randint(0, 77, (1, GRID, GRID), generator=generator).to(torch.int16),
+        foreground=norm > 1,
+        classifier=norm,
+        rescaled=norm,
+        diffusion=norm,
+        ratio=norm,
+        preview=torch.randint(0, 256, (1, 3, SIDE, SIDE), generator=generator).byte(),
+    )
+
+
+def sample(pack, view, wait=0.0):
+    """A run of STEPS evaluations; milliseconds that `view` took of the sampling thread at each."""
+    run, taken = a_run(pack), []
+    for index in range(STEPS):
+        evaluation = an_evaluation(pack, index)
+        run.add(evaluation)
+        start = time.perf_counter()
+        view.evaluated(run, evaluation)
+        taken.append((time.perf_counter() - start) * 1000)
+        time.sleep(wait)
+    run.close()
+    view.finished(run, "S-CFG active")
+    return taken
+
+
+def test_every_step_is_there_in_the_end_once(pack, server):
+    sample(pack, pack.live.LiveView(NODE))
+    frames = server.frames(STEPS)
+    assert sorted(frame["index"] for frame in frames) == list(range(STEPS))
+    assert {(event, client) for event, _, client in server.sent} == {("scfg.step", CLIENT)}
+    assert {(frame["node"], frame["graph"]) for frame in frames} == {(NODE, "a graph")}
+    assert {frame["step"]: frame["index"] for frame in frames} == {step: step for step in range(STEPS)}
+
+
+def test_a_frame_says_who_owns_what_and_how_strongly_it_is_guided(pack, server):
+    sample(pack, pack.live.LiveView(NODE))
+    frame = next(each for each in server.frames(STEPS) if each["index"] == 3)
+    evaluation = an_evaluation(pack, 3)
+    numbers = np.frombuffer(base64.b64decode(frame["labels"]), "<u2").reshape(frame["grid"])
+    texts = np.array([word["text"] for word in frame["words"]])[numbers]
+    expected = np.array(a_run(pack).tokens[0].texts)[evaluation.labels[0].numpy()]
+    assert (texts == expected).all()
+    ratios = np.frombuffer(base64.b64decode(frame["ratios"]), "<u2").reshape(frame["grid"]) / 1000
+    assert np.abs(ratios - evaluation.ratio[0].numpy()).max() < 1e-3
+    assert frame["preview"].startswith("data:image/jpeg;base64,")
+
+
+def test_the_throttle_leaves_out_what_comes_too_soon(pack, server):
+    pack.subscribers.subscribe(CLIENT, 60.0)
+    view, run = pack.live.LiveView(NODE), a_run(pack)
+    for index in range(STEPS):
+        view.evaluated(run, an_evaluation(pack, index))
+    assert [frame["index"] for frame in server.frames(1)] == [0]
+
+
+def test_a_slow_page_costs_frames_and_not_time(pack, server):
+    server.slow.clear()
+    view, run = pack.live.LiveView(NODE), a_run(pack)
+    for index in range(STEPS):
+        time.sleep(0.03)
+        view.evaluated(run, an_evaluation(pack, index))
+    server.slow.set()
+    frames = server.frames(pack.live.QUEUED + 1)
+    assert 0 < len(frames) <= pack.live.QUEUED + 1
+    assert frames[-1]["index"] == STEPS - 1
+
+
+@pytest.mark.parametrize("reason", ["no client", "gone", "never asked", "switched off", "no server"])
+def test_nothing_is_made_for_nobody(pack, server, monkeypatch, reason):
+    if reason == "no client":
+        server.client_id = None
+    if reason == "gone":
+        server.sockets.clear()
+    if reason == "never asked":
+        server.client_id, server.sockets = "another", {"another": object()}
+    if reason == "switched off":
+        pack.subscribers.subscribe(CLIENT, None)
+    if reason == "no server":
+        monkeypatch.delitem(sys.modules, "server")
+    monkeypatch.setattr(pack.live, "frame_of", lambda *_: pytest.fail("a frame was made"))
+    monkeypatch.setattr(pack.live._WORKER, "add", lambda _: pytest.fail("the worker was called"))
+    sample(pack, pack.live.LiveView(NODE))
+    assert server.sent == []
+
+
+def test_a_run_after_an_interrupted_one_is_another_run(pack, server):
+    view, interrupted = pack.live.LiveView(NODE), a_run(pack)
+    view.evaluated(interrupted, an_evaluation(pack, 0))
+    server.frames(1)
+    sample(pack, view)
+    frames = server.frames(STEPS + 1)
+    assert len({frame["run"] for frame in frames}) == 2
+    assert sorted(frame["index"] for frame in frames[1:]) == list(range(STEPS))
+
+
+def test_the_sampling_thread_gives_at_most_two_milliseconds(pack, server):
+    taken = sample(pack, pack.live.LiveView(NODE), wait=0.05)
+    server.frames(STEPS)
+    assert threading.get_ident() not in server.threads
+    assert sorted(taken)[len(taken) // 2] < LIMIT_MS, taken
