@@ -163,7 +163,7 @@ def test_running_out_of_memory_is_plain_cfg_and_said_once(unet, scheduler, monke
         raise RuntimeError("not enough memory: you tried to allocate memory")
 
     monkeypatch.setattr("scfg_core.collector.head_mean_attention", full)
-    monkeypatch.setattr("scfg_core.collector._free", full)
+    monkeypatch.setattr("scfg_core.collector.MatrixFree", full)
     with scfg(unet, guidance_scale=5, scheduler=scheduler) as run:
         assert torch.equal(sample(unet, scheduler, context(1), noise(1)), plain)
     assert run.notes == [OUT_OF_MEMORY]
