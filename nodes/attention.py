@@ -69,10 +69,8 @@ class SCFGAttention(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Model.Output("model", display_name="model", tooltip="The model, watched."),
-                TraceType.Output(
-                    "trace", display_name="trace", tooltip="What the runs of this model leave behind."
-                ),
+                io.Model.Output(display_name="model", tooltip="The model, watched."),
+                TraceType.Output(display_name="trace", tooltip="What the runs of this model leave behind."),
             ],
             hidden=[io.Hidden.unique_id],
             not_idempotent=True,  # else the host gives one node's outputs, and with them its listener, to another

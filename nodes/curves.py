@@ -18,7 +18,7 @@ class SCFGCurves(io.ComfyNode):
             "the steps, before and after S-CFG, and that of the diffusion score. The last step's regions.",
             search_aliases=["norm", "plot", "figure", "scfg"],
             inputs=[result_input(), batch_input()],
-            outputs=[io.Image.Output("image", display_name="image", tooltip="The curves with their legend.")],
+            outputs=[io.Image.Output(display_name="image", tooltip="The curves with their legend.")],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
             is_output_node=True,
         )

@@ -16,13 +16,12 @@ class SCFGDemoModel(io.ComfyNode):
             search_aliases=["demo", "example", "test model", "scfg"],
             inputs=[],
             outputs=[
-                io.Model.Output("model", display_name="model", tooltip="The U-Net: 32×32 pixels, v-prediction."),
+                io.Model.Output(display_name="model", tooltip="The U-Net: 32×32 pixels, v-prediction."),
                 io.Clip.Output(
-                    "clip",
                     display_name="clip",
                     tooltip="Its text encoder; a word that it does not know is an error.",
                 ),
-                io.Vae.Output("vae", display_name="vae", tooltip="Enlarges the model's pixels eightfold."),
+                io.Vae.Output(display_name="vae", tooltip="Enlarges the model's pixels eightfold."),
             ],
         )
 

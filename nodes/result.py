@@ -20,9 +20,7 @@ class SCFGResult(io.ComfyNode):
                 TraceType.Input("trace", tooltip="From S-CFG Guidance or S-CFG Attention of the sampler's model."),
                 io.Latent.Input("latent", tooltip="The LATENT that the sampler returned."),
             ],
-            outputs=[
-                ResultType.Output("result", display_name="result", tooltip="The finished run, for the views.")
-            ],
+            outputs=[ResultType.Output(display_name="result", tooltip="The finished run, for the views.")],
         )
 
     @classmethod

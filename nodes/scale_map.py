@@ -18,7 +18,7 @@ class SCFGScaleMap(io.ComfyNode):
             "CFG scale, warm is more, cold is less.",
             search_aliases=["guidance map", "CFG map", "heat map", "scfg"],
             inputs=[result_input(), step_input(), batch_input()],
-            outputs=[io.Image.Output("image", display_name="image", tooltip="The scale map with its colour bar.")],
+            outputs=[io.Image.Output(display_name="image", tooltip="The scale map with its colour bar.")],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
             is_output_node=True,
         )

@@ -39,7 +39,7 @@ class SCFGSegmentation(io.ComfyNode):
                 ),
                 io.Image.Input("image", optional=True, tooltip="The finished picture, to lie under the regions."),
             ],
-            outputs=[io.Image.Output("image", display_name="image", tooltip="The segmentation with its legend.")],
+            outputs=[io.Image.Output(display_name="image", tooltip="The segmentation with its legend.")],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
             is_output_node=True,
         )

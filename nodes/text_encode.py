@@ -25,9 +25,7 @@ class SCFGTextEncode(io.ComfyNode):
                 ),
             ],
             outputs=[
-                io.Conditioning.Output(
-                    "conditioning", display_name="conditioning", tooltip="The encoded prompt, with its words."
-                )
+                io.Conditioning.Output(display_name="conditioning", tooltip="The encoded prompt, with its words.")
             ],
         )
 

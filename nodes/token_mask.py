@@ -63,7 +63,7 @@ class SCFGTokenMask(io.ComfyNode):
                     tooltip="The mask gets this image's size; else eight times the latent's.",
                 ),
             ],
-            outputs=[io.Mask.Output("mask", display_name="mask", tooltip="One mask for every image of the batch.")],
+            outputs=[io.Mask.Output(display_name="mask", tooltip="One mask for every image of the batch.")],
         )
 
     @classmethod

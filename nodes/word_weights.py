@@ -24,9 +24,7 @@ class SCFGWordWeights(io.ComfyNode):
                     "they may go below the least ratio.",
                 ),
             ],
-            outputs=[
-                WordWeightsType.Output("word_weights", display_name="word_weights", tooltip="For S-CFG Guidance.")
-            ],
+            outputs=[WordWeightsType.Output(display_name="word_weights", tooltip="For S-CFG Guidance.")],
         )
 
     @classmethod
