@@ -41,15 +41,18 @@ export class Frame {
     this.picture = null;
   }
 
-  /** The predicted picture, or null until it is there; `loaded` is called when it is. */
-  image(loaded) {
-    if (!this.preview) return null;
-    if (!this.picture) {
-      this.picture = new Image();
-      this.picture.onload = loaded;
-      this.picture.src = this.preview;
-    }
-    return this.picture.complete && this.picture.naturalWidth ? this.picture : null;
+  /** Whether it can be drawn; if not, `whenReady` is called once it can. */
+  ready(whenReady) {
+    if (!this.preview || this.picture?.complete) return true;
+    this.picture ??= new Image();
+    this.picture.onload = this.picture.onerror = whenReady;
+    if (!this.picture.src) this.picture.src = this.preview;
+    return this.picture.complete;
+  }
+
+  /** The predicted picture, or null where there is none. */
+  image() {
+    return this.picture?.naturalWidth ? this.picture : null;
   }
 
   /** Number of the cell at (x, y), both in 0…1. */

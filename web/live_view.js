@@ -135,10 +135,11 @@ export class LiveView {
     if (width <= 0 || height <= 0) return;
     this.result = this.find();
     if (this.result?.run !== this.run) [this.run, this.frame] = [this.result?.run, null];
+    const frame = this.#frames()[this.#number()];
+    if (frame && !frame.ready(() => this.refresh())) return; // what is there stays until the picture has come
     const sharpness = SHARPNESS * (window.devicePixelRatio || 1);
     const ink = getComputedStyle(this.element).color;
     const context = parts.prepared(this.canvas, ...size, INSET, sharpness, ink);
-    const frame = this.#frames()[this.#number()];
     this.element.dataset.frames = this.#frames().length;
     if (!frame) {
       this.areas = [];
@@ -156,7 +157,7 @@ export class LiveView {
   #drawFrame(context, frame, told, width, height) {
     const words = this.result.words();
     if (!words.some(({ text }) => text === this.solo)) this.solo = null;
-    const shown = frame.image(() => this.refresh());
+    const shown = frame.image();
     const aspect = shown ? shown.naturalWidth / shown.naturalHeight : frame.width / frame.height;
     const below = 5 * parts.LINE + 3 * PAD;
     const side = Math.min((width - PAD) / 2, (height - below) * aspect);

@@ -20,6 +20,7 @@ import urllib.error
 import urllib.parse
 import urllib.request
 import uuid
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -129,8 +130,10 @@ class Server:
             return json.loads(error.read())
 
     def run(self, prompt: dict[str, Any], client: str | None = None) -> Finished:
-        """Queue a prompt as a client that listens, and wait for its end."""
-        return asyncio.run(asyncio.wait_for(self._run(prompt, client or uuid.uuid4().hex), RUN_SECONDS))
+        """Queue a prompt as a client that listens, and wait for its end; a thread, for this one may have a loop."""
+        listening = asyncio.wait_for(self._run(prompt, client or uuid.uuid4().hex), RUN_SECONDS)
+        with ThreadPoolExecutor(1) as thread:
+            return thread.submit(asyncio.run, listening).result()
 
     async def _run(self, prompt: dict[str, Any], client: str) -> Finished:
         run = Finished()

@@ -16,6 +16,8 @@ ARTEFACTS = PACK / "out" / "web"
 STEPS = 20
 """Steps of the demo workflows."""
 
+VIEWS = ("SCFGSegmentation", "SCFGScaleMap", "SCFGCurves", "MaskPreview")
+
 HELPERS = """
 window.nodesOf = type => window.app.canvas.graph.nodes.filter(node => node.type === type)
 window.widgetOf = type => nodesOf(type)[0].widgets.find(each => each.name === 'scfg_live')
@@ -38,6 +40,20 @@ def executable(kind: BrowserType) -> str | None:
     """The system's browser, else the one that Playwright brought; None where there is neither."""
     own = kind.executable_path
     return next(filter(None, map(shutil.which, BROWSERS)), own if Path(own).is_file() else None)
+
+
+NEVER = 2
+"""A node's mode: muted."""
+
+
+def guided_only(seed: int) -> dict[str, Any]:
+    """The demo workflow from another seed, of whose pictures only that by S-CFG is made."""
+    graph = workflow("scfg_demo", seed)
+    shown = [node for node in graph["nodes"] if node["type"] == "PreviewImage"]
+    for node in graph["nodes"]:
+        if node in shown[:-1] or node["type"] in VIEWS:
+            node["mode"] = NEVER
+    return graph
 
 
 def workflow(name: str, seed: int | None = None) -> dict[str, Any]:
