@@ -17,19 +17,24 @@ def pytest_configure(config):
         config.addinivalue_line("filterwarnings", line)
 
 
-@pytest.fixture(scope="session", autouse=True)
-def comfyui():
-    """The host, imported once; every host test is skipped where it cannot be."""
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Every host test is skipped where the host cannot be imported: raised here, all of them share one line."""
     problem = host.start()
     if problem:
-        pytest.skip(f"host tests: {problem}", allow_module_level=True)
+        pytest.skip(f"host tests: {problem}")
 
 
 @pytest.fixture(scope="session")
-def sd15(comfyui):
+def comfyui():
+    """For tests without a model of ours that import the host's modules."""
+
+
+@pytest.fixture(scope="session")
+def sd15():
     return host.sd15()
 
 
 @pytest.fixture(scope="session")
-def sdxl(comfyui):
+def sdxl():
     return host.sdxl()

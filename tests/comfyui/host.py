@@ -6,6 +6,7 @@ The host is the folder COMFYUI_PATH, else ~/comfy/ComfyUI. Import nothing of `co
 import os
 import sys
 import zlib
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -17,10 +18,9 @@ CONTEXT = 64
 POOLED = 1280
 
 
+@cache
 def start() -> str | None:
     """Import the host on the CPU; a line that says why it cannot be, else None. One host per process."""
-    if "comfy.samplers" in sys.modules:
-        return None
     folder = Path(os.environ.get("COMFYUI_PATH") or "~/comfy/ComfyUI").expanduser()
     if not (folder / "comfyui_version.py").is_file():
         return f"no ComfyUI at {folder}; set COMFYUI_PATH"
