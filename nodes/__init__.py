@@ -29,8 +29,6 @@ NODES: list[type[io.ComfyNode]] = [
 
 
 class ScfgExtension(ComfyExtension):
-    async def on_load(self) -> None:
-        add_route()
-
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
+        add_route()  # here, for older hosts never call on_load
         return NODES

@@ -60,7 +60,7 @@ def send(event: str, data: dict[str, Any], client: str) -> None:
 def add_route() -> None:
     """Let pages subscribe: POST {client: str, interval: seconds or null}."""
     server = _server()
-    if server is not None:
+    if server is not None and not any(getattr(route, "path", None) == PATH for route in server.routes):
         server.routes.post(PATH)(_answer)
 
 
