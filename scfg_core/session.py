@@ -86,9 +86,15 @@ class Session:
         collection: Collection,
         run: Run,
         recorded: Callable[[Evaluation], None] | None = None,
+        resegment: Callable[[Segmentation], Segmentation] | None = None,
     ) -> None:
-        """`recorded` is called with every evaluation's record, whose tensors are still on the device."""
+        """State of a run into `run`.
+
+        recorded   is called with every evaluation's record, whose tensors are still on the device.
+        resegment  gives what takes the place of every fresh segmentation: regions of one's own, on its grid.
+        """
         self._recorded = recorded
+        self._resegment = resegment
         self.settings = collection.applied_to(settings)
         self.collection = collection
         self.run = run
@@ -169,6 +175,8 @@ class Session:
                 self.settings,
                 latent,
             )
+            if self._resegment is not None:
+                segmentation = self._resegment(segmentation)
             self.run.watch(segmentation)
             self._sum_tokens(segmentation)
             self._last, self._last_latent = replace(segmentation, scores=None), latent

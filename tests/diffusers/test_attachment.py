@@ -1,6 +1,7 @@
 """S-CFG on a diffusers U-Net: what it changes, what it must not change, and what it leaves behind."""
 
 import copy
+from dataclasses import replace
 
 import pytest
 import torch
@@ -8,7 +9,7 @@ from diffusers import DPMSolverMultistepScheduler
 from diffusers.models.attention_processor import AttnProcessor2_0, SlicedAttnProcessor
 from torch import nn
 
-from scfg_core import PRESETS, Grid, ScfgError, Settings, ratio_map, rescale
+from scfg_core import PRESETS, Grid, ScfgError, Segmentation, Settings, ratio_map, rescale
 from scfg_core.hosts.diffusers import scfg
 from scfg_core.hosts.diffusers.attachment import NO_GUIDANCE
 from scfg_core.session import OUT_OF_MEMORY, REUSED, Collection
@@ -254,3 +255,18 @@ def test_what_is_missing_or_impossible_is_said(unet, scheduler):
         scfg(unet, guidance_scale=5, scheduler=scheduler)
     unet.mid_block.attentions[0].transformer_blocks[0].attn1.fused_projections = False
     assert state(unet) == before
+
+
+def test_regions_of_ones_own_take_the_place_of_the_segmentation(unet, scheduler):
+    def halves(found: Segmentation) -> Segmentation:
+        labels = torch.zeros_like(found.labels)
+        labels[:, :, labels.shape[2] // 2 :] = 3
+        return replace(found, labels=labels, foreground=labels == 3)
+
+    with scfg(unet, guidance_scale=5, scheduler=scheduler, resegment=halves) as run:
+        sample(unet, scheduler, context(1), noise(1))
+    assert [set(each.labels.unique().tolist()) for each in run.evaluations] == [{0, 3}] * 3
+    for each in run.evaluations:
+        left, right = each.classifier.chunk(2, dim=2)
+        assert torch.allclose(each.ratio[..., 0], (right.mean() / left.mean()).clamp(0.8, 3), rtol=1e-5)
+        assert torch.equal(each.ratio[..., -1], torch.ones_like(each.ratio[..., -1]))

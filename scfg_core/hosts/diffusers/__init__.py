@@ -9,11 +9,12 @@ pipeline does the rest. No processor, method or weight is replaced, so other pro
 own) keep working, and detaching leaves the very objects that were there.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from ...errors import ScfgError, expect
 from ...layers import choose_layers
+from ...segmentation import Segmentation
 from ...session import Collection
 from ...settings import Settings
 from ...trace import Run
@@ -34,6 +35,7 @@ def scfg(
     tokens: PromptTokens | None = None,
     start_tokens: Sequence[int] | None = None,
     word_weights: Mapping[int, float] | None = None,
+    resegment: Callable[[Segmentation], Segmentation] | None = None,
 ) -> Attachment:
     """Attach S-CFG to a pipeline or a U-Net until `detach()`, or for a `with` block, which gives the `Run`.
 
@@ -45,6 +47,7 @@ def scfg(
     tokens          the words of the prompt, for legends.
     start_tokens    positions of START in the prompts; None = the first of every 77-token chunk; () = no START.
     word_weights    token → factor ≥ 0 on the guidance of its region.
+    resegment       what takes the place of every segmentation, on its grid: masks of your own, or a control.
 
     Where γ ≤ 1 the U-Net's output passes untouched, as diffusers does no CFG there. The run records one sampling:
     when the noise level rises again, it starts afresh. Raises `ScfgError` where something needed is missing, or
@@ -79,6 +82,7 @@ def scfg(
         scheduler=lambda: scheduler or target.scheduler,
         start_tokens=start_tokens,
         word_weights=word_weights,
+        resegment=resegment,
     )
     attachment.attach([block for block in blocks if block.info.name in chosen])
     return attachment

@@ -15,6 +15,7 @@ from ...entries import chunk_starts
 from ...errors import ScfgError, expect
 from ...grid import Grid
 from ...guidance import rescale
+from ...segmentation import Segmentation
 from ...session import Collection, Moment, Placement, Session
 from ...settings import Settings
 from ...trace import Run
@@ -49,12 +50,16 @@ class Attachment:
     scheduler: Callable[[], Any]
     start_tokens: Sequence[int] | None = None
     word_weights: Mapping[int, float] | None = None
+    resegment: Callable[[Segmentation], Segmentation] | None = None
     _hooks: list[RemovableHandle] = field(default_factory=list)
     _call: _Call | None = None
     _timestep: float = math.inf
 
     def __post_init__(self) -> None:
-        self._session = Session(self.settings, self.collection, self.run)
+        self._session = self._new_session()
+
+    def _new_session(self) -> Session:
+        return Session(self.settings, self.collection, self.run, resegment=self.resegment)
 
     def __enter__(self) -> Run:
         return self.run
@@ -137,7 +142,7 @@ class Attachment:
         """When the noise level rises, another sampling has begun: nothing of the last one may reach it."""
         if timestep > self._timestep:
             self.run.restart()
-            self._session = Session(self.settings, self.collection, self.run)
+            self._session = self._new_session()
         if not self.run.schedule:
             scheduler = self.scheduler()
             levels = [noise_level(scheduler, t).sigma for t in torch.as_tensor(scheduler.timesteps).tolist()]
