@@ -1,0 +1,204 @@
+"use strict"
+
+// One voter's answers to the pairs of STUDY (pairs.js). They are kept in this browser at every answer, and leave it
+// only as a file that the voter downloads.
+
+const CHOICES = [["left", "Left"], ["same", "No difference"], ["right", "Right"]]
+const KEYS = {1: "left", ArrowLeft: "left", 2: "same", ArrowDown: "same", 3: "right", ArrowRight: "right"}
+const SMALL = 256 // pictures narrower than this many pixels are enlarged
+
+const byId = id => document.getElementById(id)
+const every = selector => [...document.querySelectorAll(selector)]
+const captions = new Map(STUDY.pairs.map(pair => [pair.id, pair.caption]))
+const questions = every("fieldset")
+const images = [byId("left"), byId("right")]
+
+let votes // {study, voter, name, saved, order: ids, answers: {id: {question: choice}}}
+let place // in votes.order; its length = the end
+let current // which question the keys answer
+let ready = false // both pictures can be seen
+
+// what is kept
+
+const storeName = voter => `votes/${STUDY.id}/${voter}`
+
+function kept(name) {
+  try {
+    return JSON.parse(localStorage.getItem(name))
+  } catch {
+    return null
+  }
+}
+
+function save() {
+  votes.saved = new Date().toISOString()
+  try {
+    localStorage.setItem(storeName(votes.voter), JSON.stringify(votes))
+    localStorage.setItem(storeName("current"), JSON.stringify(votes.voter))
+  } catch {
+    complain("This browser keeps nothing: download your votes before you close the page.")
+  }
+}
+
+function newVoter() {
+  const bytes = crypto.getRandomValues(new Uint8Array(6))
+  const voter = Array.from(bytes, byte => byte.toString(16).padStart(2, "0")).join("")
+  return {study: STUDY.id, voter, name: "", saved: "", order: shuffled([...captions.keys()]), answers: {}}
+}
+
+function shuffled(items) {
+  for (let last = items.length - 1; last > 0; last--) {
+    const other = Math.floor(Math.random() * (last + 1))
+    ;[items[last], items[other]] = [items[other], items[last]]
+  }
+  return items
+}
+
+function download() {
+  const link = document.createElement("a")
+  link.href = URL.createObjectURL(new Blob([JSON.stringify(votes, null, 1)], {type: "application/json"}))
+  link.download = `votes-${votes.voter}.json`
+  link.click()
+  setTimeout(() => URL.revokeObjectURL(link.href), 60_000)
+}
+
+// what is answered
+
+const answersOf = id => votes.answers[id] ?? {}
+const firstOpen = id => questions.findIndex(({dataset}) => !(dataset.question in answersOf(id)))
+const complete = id => firstOpen(id) < 0
+
+function answer(number, choice) {
+  if (!ready) return
+  const id = votes.order[place]
+  const again = complete(id)
+  votes.answers[id] = {...answersOf(id), [questions[number].dataset.question]: choice}
+  save()
+  const next = again ? number + 1 : firstOpen(id)
+  if (next >= 0 && next < questions.length) ask(next)
+  else go(place + 1)
+}
+
+function back() {
+  if (current > 0) ask(0)
+  else if (place > 0) go(place - 1)
+}
+
+// what is shown
+
+function complain(text) {
+  byId("problem").textContent = text
+  byId("problem").hidden = false
+}
+
+function show(screen) {
+  for (const main of every("main")) main.hidden = main.id !== screen
+}
+
+function go(to) {
+  place = to
+  ready = false
+  if (place === votes.order.length) {
+    show("end")
+    document.querySelector("#end h1").focus()
+    return
+  }
+  show("vote")
+  const id = votes.order[place]
+  byId("where").textContent = `Pair ${place + 1} of ${votes.order.length}`
+  byId("progress").max = votes.order.length
+  byId("progress").value = votes.order.filter(complete).length
+  byId("caption").textContent = captions.get(id)
+  ask(Math.max(0, firstOpen(id)))
+  showPictures(id)
+}
+
+function ask(number) {
+  current = number
+  const id = votes.order[place]
+  questions.forEach((fieldset, each) => {
+    fieldset.classList.toggle("current", each === number)
+    for (const button of fieldset.querySelectorAll("button")) {
+      button.setAttribute("aria-pressed", answersOf(id)[fieldset.dataset.question] === button.value)
+    }
+  })
+  byId("back").disabled = place === 0 && current === 0
+  byId("next").disabled = !complete(id)
+  questions[number].focus({preventScroll: true})
+}
+
+async function showPictures(id) {
+  const frame = document.querySelector(".pictures")
+  frame.setAttribute("aria-busy", "true")
+  for (const image of images) image.src = source(id, image.id)
+  try {
+    await Promise.all(images.map(image => image.decode()))
+  } catch {
+    if (id === votes.order[place]) complain(`The pictures of pair ${place + 1} cannot be shown: reload the page.`)
+    return
+  }
+  if (id !== votes.order[place]) return
+  for (const image of images) image.classList.toggle("small", image.naturalWidth < SMALL)
+  frame.setAttribute("aria-busy", "false")
+  ready = true
+  const following = votes.order[place + 1]
+  if (following) for (const image of images) new Image().src = source(following, image.id)
+}
+
+const source = (id, side) => `pictures/${id}-${side}.png`
+
+function welcome(stored) {
+  votes = stored ?? newVoter()
+  for (const element of every(".total")) element.textContent = votes.order.length
+  byId("name").value = votes.name
+  const done = votes.order.filter(complete).length
+  byId("enter").textContent = stored ? `Go on (${done} of ${votes.order.length} done)` : "Start"
+  document.querySelector("#start .another").hidden = !stored
+  show("start")
+}
+
+// what is pressed
+
+for (const [number, fieldset] of questions.entries()) {
+  for (const [index, [choice, label]] of CHOICES.entries()) {
+    const button = document.createElement("button")
+    button.type = "button"
+    button.value = choice
+    button.append(label, Object.assign(document.createElement("kbd"), {textContent: index + 1, ariaHidden: "true"}))
+    button.addEventListener("click", () => answer(number, choice))
+    fieldset.append(button)
+  }
+}
+
+byId("begin").addEventListener("submit", event => {
+  event.preventDefault()
+  votes.name = byId("name").value.trim()
+  save()
+  const first = votes.order.findIndex(id => !complete(id))
+  go(first < 0 ? votes.order.length : first)
+})
+byId("back").addEventListener("click", back)
+byId("next").addEventListener("click", () => go(place + 1))
+byId("review").addEventListener("click", () => go(votes.order.length - 1))
+for (const button of every(".download")) button.addEventListener("click", download)
+for (const button of every(".another")) {
+  button.addEventListener("click", () => {
+    if (Object.keys(votes.answers).length) download()
+    welcome(null)
+  })
+}
+
+document.addEventListener("keydown", event => {
+  const known = event.key in KEYS || event.key === "Backspace"
+  if (byId("vote").hidden || !known || event.ctrlKey || event.altKey || event.metaKey) return
+  event.preventDefault()
+  if (event.repeat) return
+  if (event.key === "Backspace") back()
+  else answer(current, KEYS[event.key])
+})
+
+addEventListener("storage", event => {
+  if (event.key === storeName(votes.voter) && event.newValue) welcome(JSON.parse(event.newValue))
+})
+
+welcome(kept(storeName(kept(storeName("current")))))

@@ -1,0 +1,51 @@
+"""The files that voters download: read, and checked against the key of their page."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from scfg_core.errors import expect
+
+from .key import LEFT, QUESTIONS, RIGHT, SAME, Key, PreferenceError, read_json
+
+
+def read_votes(key: Key, paths: Sequence[Path]) -> tuple[list[dict[str, dict[str, str]]], list[str]]:
+    """The answers of every voter, by pair and question, and notes on files that count for nothing.
+
+    Of several files of one voter the newest counts. Raises `PreferenceError` for votes that are not of this page,
+    and where nobody has answered anything.
+    """
+    newest: dict[str, dict[str, Any]] = {}
+    notes = []
+    for path in paths:
+        votes = _checked(key, path)
+        earlier = newest.setdefault(votes["voter"], votes)
+        if earlier is not votes:
+            notes.append(f"{path.name}: voter {votes['voter']} again, of whose files the newest counts")
+            newest[votes["voter"]] = max(earlier, votes, key=lambda each: each["saved"])
+    answers = [votes["answers"] for votes in newest.values() if votes["answers"]]
+    notes += [f"voter {voter} has answered nothing" for voter, votes in newest.items() if not votes["answers"]]
+    expect(bool(answers), PreferenceError, "at least one answer", "none", "give the files that voters downloaded")
+    return answers, notes
+
+
+def _checked(key: Key, path: Path) -> dict[str, Any]:
+    votes = read_json(path)
+    is_votes = isinstance(votes, dict) and all(
+        isinstance(votes.get(name), kind)
+        for name, kind in {"study": str, "voter": str, "saved": str, "answers": dict}.items()
+    )
+    expect(is_votes, PreferenceError, f"votes in {path}", "something else", "give files that the page saved")
+    remedy = "count them with the key of that page"
+    same = votes["study"] == key.study
+    expect(same, PreferenceError, f"votes of page {key.study} in {path}", votes["study"], remedy)
+    remedy = "the file was changed: ask for it again"
+    for pair, answers in votes["answers"].items():
+        expect(pair in key.left, PreferenceError, f"pairs of page {key.study} in {path}", repr(pair), remedy)
+        known = isinstance(answers, dict) and all(
+            question in QUESTIONS and answer in (LEFT, SAME, RIGHT) for question, answer in answers.items()
+        )
+        expect(known, PreferenceError, f"answers of the page in {path}", answers, remedy)
+    return votes
