@@ -139,6 +139,7 @@ async function showPictures(id) {
   }
   if (id !== votes.order[place]) return
   for (const image of images) image.classList.toggle("small", image.naturalWidth < SMALL)
+  frame.style.setProperty("--ratio", images[0].naturalWidth / images[0].naturalHeight)
   frame.setAttribute("aria-busy", "false")
   ready = true
   const following = votes.order[place + 1]
