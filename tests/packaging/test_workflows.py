@@ -1,5 +1,6 @@
 """Every workflow that the pack ships fits the nodes' schemas, and says what to look at."""
 
+from itertools import combinations
 from typing import Any
 
 import pytest
@@ -7,6 +8,8 @@ import pytest
 from .pack import PACK, SCHEMAS, WIDGET_TYPES, WORKFLOWS, workflow
 
 NAMES = [path.stem for path in WORKFLOWS]
+TITLE = 30
+"""Height of a node's title bar, which stands above its position."""
 
 
 @pytest.fixture(params=WORKFLOWS, ids=NAMES)
@@ -82,3 +85,21 @@ def test_it_stands_on_its_own(graph):
 
 def test_every_workflow_has_a_thumbnail_and_every_thumbnail_a_workflow():
     assert sorted(path.stem for path in (PACK / "workflows").glob("*.jpg")) == NAMES
+
+
+def test_every_node_lies_in_a_group_and_none_over_another(graph):
+    groups = [group["bounding"] for group in graph["groups"]]
+    boxes = [(*node["pos"], *node["size"]) for node in graph["nodes"]]
+    boxes = [(x, y - TITLE, w, h + TITLE) for x, y, w, h in boxes]
+    assert all(any(_contains(group, box) for group in groups) for box in boxes)
+    assert [pair for pair in combinations(boxes, 2) if _overlap(*pair)] == []
+
+
+def _contains(outer, inner) -> bool:
+    (x, y, w, h), (a, b, c, d) = outer, inner
+    return x <= a and y <= b and a + c <= x + w and b + d <= y + h
+
+
+def _overlap(one, other) -> bool:
+    (x, y, w, h), (a, b, c, d) = one, other
+    return x < a + c and a < x + w and y < b + d and b < y + h
