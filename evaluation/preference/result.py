@@ -157,6 +157,8 @@ def markdown(result: Result) -> str:
         rows.append([QUESTIONS.get(name, name), *counts, *figures, test, _percent(each.left)])
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
     told = f"{a} against {b} at γ {result.scale:g}; {result.pairs} pairs, voters: {result.voters}."
+    if result.voters > 1:
+        told += " Several voters judged the same pairs: the interval to read is that over pairs."
     return "\n".join([told, "", table, *(f"\nNote: {note}." for note in result.notes)]) + "\n"
 
 
