@@ -113,10 +113,12 @@ def test_votes_outlive_the_tab_and_go_on_where_they_were(profile, page):
     assert again.tab.locator("#enter").inner_text() == f"Go on (1 of {PAIRS} done)"
     again.enter()
     assert (again.seen(), again.where(), again.pressed()) == (second, f"Pair 2 of {PAIRS}", ["same"])
+    again.press("3")
+    again.seen()
     _, votes = again.download()
     assert votes["answers"] == {
         first: {"alignment": "left", "quality": "right"},
-        second: {"alignment": "same"},
+        second: {"alignment": "same", "quality": "right"},
     }
 
 
@@ -129,14 +131,16 @@ def test_back_and_next_change_an_answer_without_losing_the_others(profile, page)
     second = voter.seen()
     voter.press("Backspace")
     assert (voter.seen(), voter.pressed()) == (first, ["left", "left"])
+    voter.press("2")
+    assert (voter.seen(), voter.pressed()) == (first, ["same", "left"])
     voter.tab.get_by_role("group", name="looks better").get_by_role("button", name="Right").click()
     assert voter.seen() == second
     voter.tab.get_by_role("button", name="Back").click()
-    assert (voter.seen(), voter.pressed()) == (first, ["left", "right"])
+    assert (voter.seen(), voter.pressed()) == (first, ["same", "right"])
     voter.tab.get_by_role("button", name="Next").click()
     assert voter.seen() == second
     _, votes = voter.download()
-    assert votes["answers"] == {first: {"alignment": "left", "quality": "right"}}
+    assert votes["answers"] == {first: {"alignment": "same", "quality": "right"}}
 
 
 def test_a_key_held_down_or_meant_for_the_browser_is_no_vote(profile, page):
