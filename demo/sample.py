@@ -12,7 +12,7 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor
 
-from scfg_core import Settings
+from scfg_core import Segmentation, Settings
 from scfg_core.hosts.diffusers import scfg
 from scfg_core.hosts.diffusers.noise import noise_level
 from scfg_core.session import Collection
@@ -63,6 +63,7 @@ def sample(
     settings: Settings | None = None,
     steps: int = 30,
     sampler: str = "ddim",
+    resegment: Callable[[Segmentation], Segmentation] | None = None,
     advance: Callable[[], Any] = lambda: None,
 ) -> Sampled:
     """Sample one picture per prompt.
@@ -70,6 +71,7 @@ def sample(
     noise     (B, 3, 32, 32).
     scale     γ; a tensor (B,) gives every picture its own, for CFG only.
     settings  of S-CFG; None = CFG.
+    resegment what takes the place of S-CFG's own regions.
     advance   is called after every step.
     """
     scheduler = make_scheduler(model, sampler)
@@ -79,7 +81,14 @@ def sample(
     guided = nullcontext()
     if settings is not None:
         tokens = prompt_tokens(model.tokenizer, prompts[0]) if len(prompts) == 1 else None
-        guided = scfg(model.unet, settings, guidance_scale=float(gamma), scheduler=scheduler, tokens=tokens)
+        guided = scfg(
+            model.unet,
+            settings,
+            guidance_scale=float(gamma),
+            scheduler=scheduler,
+            tokens=tokens,
+            resegment=resegment,
+        )
     x, inputs, clean = noise, [], []
     with guided as run:
         for t in scheduler.timesteps:

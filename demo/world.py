@@ -219,6 +219,13 @@ def pick(scenes: Scenes, held_out: bool) -> Scenes:
     return Scenes(scenes.images[rows], scenes.masks[rows], scenes.backgrounds[rows], told)
 
 
+def held_out_scenes(n: int, seed: int) -> Scenes:
+    """n scenes whose captions training never saw."""
+    scenes = pick(draw(14 * n, seed), held_out=True)
+    rows = torch.arange(n)
+    return Scenes(scenes.images[rows], scenes.masks[rows], scenes.backgrounds[rows], scenes.descriptions[:n])
+
+
 def patches(mask: Tensor, side: int) -> Tensor:
     """Share of each patch that a mask covers: (..., 32, 32) bool -> (..., side, side) float."""
     return reduce(mask.float(), "... (h p) (w q) -> ... h w", "mean", h=side, w=side)

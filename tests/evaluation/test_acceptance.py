@@ -3,8 +3,9 @@
 import pytest
 import torch
 
-from demo.evaluate import mean_of_groups, owners, region_overlaps, share
 from demo.world import BACKGROUND, NOBODY, Description, Phrase, draw, patches
+from evaluation.small_model.acceptance import owners, region_overlaps
+from evaluation.statistics import mean_of_groups, share
 
 
 def test_owners_cover_start_words_end_and_pad():

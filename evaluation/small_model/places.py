@@ -5,8 +5,8 @@ from __future__ import annotations
 import torch
 from torch import Tensor
 
-from .score import find_background, soft_alpha
-from .world import PLACES, SIZE, Description, palette
+from demo.score import find_background, soft_alpha
+from demo.world import PLACES, SIZE, Description, palette
 
 _AXIS_AND_SIGN = {"left": (1, -1), "right": (1, 1), "top": (0, -1), "bottom": (0, 1)}
 assert set(_AXIS_AND_SIGN) == set(PLACES)

@@ -1,4 +1,4 @@
-"""Measure the demo model against what it must reach: `python -m demo.evaluate` -> a table, acceptance.json.
+"""Measure the demo model against what it must reach: `python -m evaluation accept` → a table.
 
 Pictures: held-out captions are drawn with DDIM and plain classifier-free guidance, and judged by `demo.score`.
 Maps: true pictures of held-out captions are noised to a step t and given to the U-Net with their caption and
@@ -13,7 +13,7 @@ from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,12 +21,13 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
+from demo.model import DEFAULT, LENGTH, DemoModel, load_model
+from demo.score import score
+from demo.world import BACKGROUND, NOBODY, Description, Scenes, held_out_scenes, patches
 from scfg_core import Segmentation, Settings, segment
 
+from ..statistics import Figure, mean_of_groups, share
 from .maps import watch
-from .model import DEFAULT, LENGTH, DemoModel, load_model
-from .score import score
-from .world import BACKGROUND, NOBODY, Description, Scenes, draw, patches, pick
 
 TIMES = (50, 200, 400, 600)
 GAMMAS = (3.0, 4.0, 5.0)
@@ -37,45 +38,6 @@ VARIANTS = {
     "R = 4": FOUR_POWERS,
     "authors": Settings.preset("authors"),
 }
-
-
-@dataclass(frozen=True)
-class Figure:
-    """A measured mean with its 95 % interval, and the number of pictures behind it."""
-
-    mean: float
-    low: float
-    high: float
-    n: int
-
-    def __str__(self) -> str:
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
-
-
-def share(right: list[list[bool]]) -> Figure:
-    """Share of right answers, grouped by picture. Bootstrap over pictures; Wilson's if all agree."""
-    answers = [float(a) for r in right for a in r]
-    p, n, z2 = sum(answers) / len(answers), len(answers), 1.96**2
-    if 0 < p < 1:
-        return mean_of_groups([[float(a) for a in r] for r in right])
-    edge = z2 / (n + z2)
-    return Figure(p, p * (1 - edge), p + (1 - p) * edge, len(right))
-
-
-def mean_of_groups(groups: list[list[float]], rounds: int = 2000) -> Figure:
-    """Mean over all values; the interval resamples whole groups (pictures) with replacement."""
-    sums, counts = np.array([sum(g) for g in groups]), np.array([len(g) for g in groups])
-    rows = np.random.default_rng(0).integers(len(groups), size=(rounds, len(groups)))
-    means = sums[rows].sum(1) / counts[rows].sum(1)
-    low, high = np.quantile(means, (0.025, 0.975))
-    return Figure(float(sums.sum() / counts.sum()), float(low), float(high), len(groups))
-
-
-def held_out_scenes(n: int, seed: int) -> Scenes:
-    """n scenes whose captions training never saw."""
-    scenes = pick(draw(14 * n, seed), held_out=True)
-    rows = torch.arange(n)
-    return Scenes(scenes.images[rows], scenes.masks[rows], scenes.backgrounds[rows], scenes.descriptions[:n])
 
 
 @torch.no_grad()
@@ -190,15 +152,19 @@ def judge(figures: dict[str, Figure], megabytes: float) -> dict[str, bool]:
     }
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Measure, print, write."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m evaluation accept",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--weights", type=Path, default=DEFAULT)
     parser.add_argument("--prompts", type=int, default=500)
     parser.add_argument("--scenes", type=int, default=300)
     parser.add_argument("--steps", type=int, default=20, help="DDIM steps")
-    parser.add_argument("--out", type=Path, default=Path(__file__).with_name("acceptance.json"))
-    args = parser.parse_args()
+    parser.add_argument("--out", type=Path, default=Path("out/acceptance.json"))
+    args = parser.parse_args(arguments)
     torch.set_flush_denormal(True)
     model = load_model(args.weights)
     figures = measure_maps(model, args.scenes) | measure_pictures(model, args.prompts, args.steps)
@@ -216,8 +182,5 @@ def main() -> None:
         "criteria": verdict,
         "figures": {k: [round(x, 4) for x in (f.mean, f.low, f.high)] + [f.n] for k, f in figures.items()},
     }
+    args.out.parent.mkdir(parents=True, exist_ok=True)
     args.out.write_text(json.dumps(record, indent=1) + "\n")
-
-
-if __name__ == "__main__":
-    main()

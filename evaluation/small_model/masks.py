@@ -1,4 +1,4 @@
-"""How well masks from words fit the true shapes: `python -m demo.masks` → IoU by step, and averaged over the steps.
+"""How well masks from words fit the true shapes: `python -m evaluation masks` → IoU by step and over all steps.
 
 True pictures of held-out captions are noised along one schedule, as a sampler would pass through it; at every step
 the masks are those that S-CFG Token Mask gives for the words of each phrase.
@@ -13,12 +13,13 @@ import torch
 from diffusers import DDIMScheduler
 from torch import Tensor
 
+from demo.model import DEFAULT, DemoModel, load_model
+from demo.world import Scenes, held_out_scenes
 from scfg_core import Grid, Segmentation, Settings, TokenMaps
 from scfg_core.masks import hard_mask, labels_of_scores, soft_mask, stretch
 
-from .evaluate import Figure, held_out_scenes, mean_of_groups, overlap, owners, segment_noised
-from .model import DEFAULT, DemoModel, load_model
-from .world import Scenes
+from ..statistics import Figure, mean_of_groups
+from .acceptance import overlap, owners, segment_noised
 
 SIZE = Grid(32, 32)
 
@@ -68,19 +69,17 @@ def measure(model: DemoModel, scenes: Scenes, steps: int) -> dict[str, Figure]:
     return figures
 
 
-def main() -> None:
+def main(arguments: list[str] | None = None) -> None:
     """Measure and print."""
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        prog="python -m evaluation masks", description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--weights", type=Path, default=DEFAULT)
     parser.add_argument("--scenes", type=int, default=200)
     parser.add_argument("--steps", type=int, default=10)
-    options = parser.parse_args()
+    options = parser.parse_args(arguments)
     torch.set_num_threads(1)
     figures = measure(load_model(options.weights), held_out_scenes(options.scenes, seed=500_003), options.steps)
     print(f"IoU of masks from words with the true shapes, {options.scenes} scenes, 95 % intervals")
     for name, figure in figures.items():
         print(f"  {name:<20} {figure}")
-
-
-if __name__ == "__main__":
-    main()

@@ -1,0 +1,175 @@
+"""Checkpoints of one's own: folders in diffusers' format, as every pipeline that the paper names."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from diffusers import (
+    ControlNetModel,
+    DDIMScheduler,
+    DiffusionPipeline,
+    DPMSolverMultistepScheduler,
+    StableDiffusionControlNetPipeline,
+)
+from PIL import Image
+
+from scfg_core import ScfgError, Settings
+from scfg_core.errors import expect
+from scfg_core.hosts.diffusers import scfg
+from scfg_core.trace import Run
+
+from .experiment import Request
+from .prompts import Prompt
+from .regions import shuffled
+from .store import Pixels, Record
+
+WATCH = Settings(strength=0.0)
+SCHEDULERS: Mapping[str, tuple[Any, dict[str, Any]]] = {
+    "ddim": (DDIMScheduler, {}),
+    "dpmpp": (DPMSolverMultistepScheduler, {"algorithm_type": "dpmsolver++"}),
+}
+
+
+@dataclass(frozen=True)
+class Sampling:
+    """How pictures are drawn. `size`: side in pixels, None = the model's own; `kept`: side of the kept picture."""
+
+    sampler: str = "ddim"
+    steps: int = 50
+    seed: int = 0
+    size: int | None = None
+    kept: int | None = None
+    negative: str = ""
+
+
+@dataclass(frozen=True)
+class Parts:
+    """What a pipeline is made of: its folder, IF's second stage, a ControlNet and the folder of its conditions."""
+
+    folder: Path
+    second_stage: Path | None = None
+    controlnet: Path | None = None
+    conditions: Path | None = None
+
+
+class Pipelines:
+    """The `System` of a checkpoint: SD 1.5, 2.1 and XL, with a ControlNet, DreamBooth's weights, or IF's stages."""
+
+    def __init__(
+        self, parts: Parts, prompts: Sequence[Prompt], sampling: Sampling, device: Any, dtype: torch.dtype
+    ) -> None:
+        self._prompts, self._sampling, self._parts = prompts, sampling, parts
+        self._stages = [_load(parts.folder, parts.controlnet, sampling, device, dtype)]
+        if parts.second_stage is not None:
+            self._stages.append(_load(parts.second_stage, None, sampling, device, dtype))
+        expect(
+            parts.controlnet is None or parts.conditions is not None,
+            ScfgError,
+            "--conditions with --controlnet",
+            "none",
+            "name the folder of condition pictures, called as the pictures that the captions describe",
+        )
+
+    @property
+    def captions(self) -> list[str]:
+        return [prompt.caption for prompt in self._prompts]
+
+    def describe(self) -> Record:
+        given = {name: _fingerprint(path) for name, path in vars(self._parts).items() if path is not None}
+        return given | vars(self._sampling)
+
+    def judge(self, images: Sequence[Pixels], indices: Sequence[int]) -> list[Record]:
+        """Nothing yet: CLIP looks at the pictures later, when the U-Net has left the device."""
+        return [{} for _ in indices]
+
+    def draw(self, request: Request) -> tuple[list[Pixels], Run | None]:
+        """Draw a batch; pictures whose γ differ are drawn one by one. Plain CFG at one γ is watched."""
+        if len(set(request.scales)) > 1:
+            singles = zip(request.indices, request.scales, strict=True)
+            return [self._draw([index], scale, None, request)[0][0] for index, scale in singles], None
+        settings = request.arm.settings or (WATCH if request.arm.matches is None else None)
+        return self._draw(request.indices, request.scales[0], settings, request)
+
+    @torch.no_grad()
+    def _draw(
+        self, indices: Sequence[int], scale: float, settings: Settings | None, request: Request
+    ) -> tuple[list[Pixels], Run | None]:
+        sampling, run = self._sampling, None
+        seeds = [sampling.seed + index for index in indices]
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
+        call: dict[str, Any] = {
+            "prompt": [self.captions[index] for index in indices],
+            "negative_prompt": [sampling.negative] * len(indices),
+            "generator": generators,
+            "guidance_scale": scale,
+            "num_inference_steps": sampling.steps,
+        }
+        if self._parts.conditions is not None:
+            call["image"] = [self._condition(self._parts.conditions, index) for index in indices]
+        with ExitStack() as attached:
+            for stage in self._stages:
+                if settings is not None:
+                    regions = (lambda found: shuffled(found, seeds)) if request.arm.regions == "shuffled" else None
+                    record = attached.enter_context(scfg(stage, settings, guidance_scale=scale, resegment=regions))
+                    run = run or record
+            first, *second = self._stages
+            size = {} if sampling.size is None else {"height": sampling.size, "width": sampling.size}
+            images = first(**call, **size, output_type="pt" if second else "np").images
+            if second:
+                images = second[0](**call | {"image": images}, output_type="np").images
+        return [_kept(image, sampling.kept) for image in images], run
+
+    def _condition(self, folder: Path, index: int) -> Image.Image:
+        name = self._prompts[index].image
+        expect(name is not None, ScfgError, "captions of named pictures", "plain lines", "use a COCO file")
+        path = next((each for each in folder.glob(f"{Path(str(name)).stem}.*")), None)
+        expect(path is not None, ScfgError, f"a condition picture for {name} in {folder.name}", "none", "make it")
+        assert path is not None
+        side = self._sampling.size or 512
+        return Image.open(path).convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
+
+
+def _load(folder: Path, controlnet: Path | None, sampling: Sampling, device: Any, dtype: torch.dtype) -> Any:
+    remedy = "give a local folder with model_index.json, as save_pretrained writes it"
+    expect((folder / "model_index.json").is_file(), ScfgError, "a diffusers pipeline", folder.name, remedy)
+    options: dict[str, Any] = {"torch_dtype": dtype, "local_files_only": True}
+    if controlnet is None:
+        pipeline = DiffusionPipeline.from_pretrained(folder, **options)
+    else:
+        options["controlnet"] = ControlNetModel.from_pretrained(controlnet, **options)
+        pipeline = StableDiffusionControlNetPipeline.from_pretrained(folder, **options)
+    for blinding in ("safety_checker", "watermarker"):  # blackened and marked pictures would be measured, too
+        if getattr(pipeline, blinding, None) is not None:
+            setattr(pipeline, blinding, None)
+    kind, changes = SCHEDULERS[sampling.sampler]
+    config = dict(pipeline.scheduler.config)
+    if str(config.get("variance_type", "")).startswith("learned"):
+        changes = changes | {"variance_type": "fixed_small"}  # these samplers take no learned variance
+    pipeline.scheduler = kind.from_config(config | changes)
+    pipeline.set_progress_bar_config(disable=True)
+    return pipeline.to(device)
+
+
+def _fingerprint(folder: Path) -> str:
+    """Name of a folder, and a hash of its files' names, sizes and small contents."""
+    state = hashlib.sha256()
+    for path in sorted(each for each in folder.rglob("*") if each.is_file()):
+        state.update(f"{path.relative_to(folder)} {path.stat().st_size}\n".encode())
+        if path.suffix == ".json":
+            state.update(path.read_bytes())
+    return f"{folder.name} {state.hexdigest()[:16]}"
+
+
+def _kept(image: np.ndarray, side: int | None) -> Pixels:
+    """A picture (h, w, 3) of 0…1 as it is kept: uint8, scaled to `side`."""
+    pixels = (np.clip(image, 0, 1) * 255).round().astype(np.uint8)
+    if side is None or pixels.shape[:2] == (side, side):
+        return pixels
+    return np.asarray(Image.fromarray(pixels).resize((side, side), Image.Resampling.BICUBIC))
