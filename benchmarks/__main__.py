@@ -15,6 +15,8 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 def main() -> None:
     options = parse()
     torch.set_num_threads(options.threads)
+    if options.device != "cpu":
+        torch.cuda.set_device(options.device)
     for name in ("ways", "host") if options.benchmark is None else (options.benchmark,):
         BENCHMARKS[name](options)
 
@@ -29,6 +31,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--threads", type=int, default=1, help="of a CPU; one gives the steadiest ratios")
     parser.add_argument("--out", type=Path, default=Path("out/benchmarks"), help="folder of the JSON files")
     parser.add_argument("--no-naive", action="store_true", help="leave the naive version out")
+    parser.add_argument("--memory-only", action="store_true", help="host: count bytes, time nothing")
     parser.add_argument("--model", action="append", choices=["sd15", "sdxl"], help="host: only this one")
     parser.add_argument(
         "--latent", type=int, action="append", help="host: sides of the latents, instead of its own"

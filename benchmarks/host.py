@@ -2,30 +2,35 @@
 
 Time is that of an evaluation after the first one (the first S-CFG evaluation does not know yet that it will guide,
 so it computes attention and maps apart). Peaks are live bytes above the model; kept bytes are what is alive between
-two evaluations beyond what plain CFG keeps.
+two evaluations beyond what plain CFG keeps. A last row divides the sum of what the watched layers add, each measured
+by itself, by the plain step of the same run.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from . import clock, comfyui, on_diffusers, report
-from .clock import Ratio, seconds
-from .memory import LiveBytes
+from . import clock, comfyui, on_diffusers, overhead, report
+from .clock import Ratio
+from .meter import Meter
+from .naive import GIB, maps_bytes, powers_flop
 
 VARIANTS = ("cfg", "watch", "scfg", "naive")
 MODELS = ("sd15", "sdxl")
 QUICK = {"sd15": (32,), "sdxl": (32,)}
 FULL = {"sd15": (64, 128), "sdxl": (128,)}
 FULL_GPU = {"sd15": (64, 128), "sdxl": (128, 256)}
-NAIVE_AT_MOST = 64 * 64
-"""Largest latent for the naive version on a CPU, which forms n³ and takes minutes and GiB beyond it."""
+COUNT = {"sd15": (64, 128), "sdxl": (64, 128, 256)}
+"""Latents of --memory-only, which are counted in seconds."""
+NAIVE_TFLOP = 2
+"""Most that the naive version is timed with on a CPU, 10¹² operations of forming powers of S."""
+NAIVE_GIB = 8
+"""Most that the naive version may keep of maps to be counted on a CPU."""
 COLUMNS = {
     "name": "model, latent",
     "variant": "variant",
@@ -38,94 +43,71 @@ COLUMNS = {
 }
 
 
-class Meter:
-    """Is told of every evaluation, and counts its time or its memory."""
-
-    def __init__(self, device: str) -> None:
-        self.device = device
-        self.memory: LiveBytes | None = None
-        self.times: list[float] = []
-        self.peaks: list[int] = []
-        self.kept: list[int] = []
-
-    def restart(self) -> None:
-        self.times, self.peaks, self.kept = [], [], []
-
-    def __call__(self, evaluation: Callable[[], Tensor]) -> Tensor:
-        results: list[Tensor] = []
-        if self.device == "cpu" and self.memory is not None:
-            self.kept.append(self.memory.live)
-            self.memory.restart()
-            results.append(evaluation())
-            self.peaks.append(self.memory.peak)
-        else:
-            if self.device != "cpu":
-                torch.cuda.reset_peak_memory_stats()
-                self.kept.append(torch.cuda.memory_allocated())
-            self.times.append(seconds(lambda: results.append(evaluation()), self.device))
-            if self.device != "cpu":
-                self.peaks.append(torch.cuda.max_memory_allocated() - self.kept[0])
-        return results[0]
-
-
-def measure(host: Any, meter: Meter, side: int, variants: list[str], pairs: int, bar: tqdm) -> list[dict[str, Any]]:
-    """Rows of one model and size."""
+def time(host: Any, meter: Meter, side: int, variants: list[str], pairs: int) -> dict[str, dict[str, Any]]:
+    """Seconds of every variant's evaluations, taken in turns, as parts of rows."""
     later: dict[str, list[float]] = {variant: [] for variant in variants}
     first: dict[str, list[float]] = {variant: [] for variant in variants}
     pictures: dict[str, Tensor] = {}
-    if pairs > 1:
-        host.sample("cfg", side, 1)
-    for pair in range(pairs):
-        order = variants if pair % 2 == 0 else variants[::-1]
-        for variant in order:
-            if variant == "naive" and pair:
-                continue
-            bar.set_postfix_str(f"{host.name} {side}²: {variant}")
-            meter.restart()
-            pictures[variant] = host.sample(variant, side, 2)
-            first[variant].append(meter.times[0])
-            later[variant].append(meter.times[1])
-            bar.update()
-    memory = {}
-    for variant in variants:
-        bar.set_postfix_str(f"{host.name} {side}²: memory of {variant}")
-        memory[variant] = _memory(host, meter, side, variant)
-        bar.update()
-    rows = []
+    if pairs > 1 or meter.device != "cpu":
+        for variant in variants if meter.device != "cpu" else ("cfg",):
+            host.sample(variant, side, 2)
+    with tqdm(total=pairs * len(variants) - ("naive" in variants) * (pairs - 1), unit="run") as bar:
+        for pair in range(pairs):
+            for variant in variants if pair % 2 == 0 else variants[::-1]:
+                if variant == "naive" and pair:
+                    continue
+                bar.set_postfix_str(f"{host.name} {side}²: {variant}")
+                meter.restart()
+                pictures[variant] = host.sample(variant, side, 2)
+                first[variant].append(meter.times[0])
+                later[variant].append(meter.times[1])
+                bar.write(f"{host.name} {side}² {variant}: {meter.times[0]:.2f} s, {meter.times[1]:.2f} s")
+                bar.update()
+    parts = {}
     for variant in variants:
         ratio = Ratio.of(later[variant], later["cfg"][: len(later[variant])])
-        peak, kept = memory[variant]
-        rows.append(
-            {
-                "name": f"{host.name} {side}²",
-                "variant": variant,
-                "time": str(ratio),
-                "time_ratio": ratio.median,
-                "time_interval": [ratio.low, ratio.high],
-                "pairs": ratio.pairs,
-                "first_time_ratio": Ratio.of(first[variant], first["cfg"][: len(first[variant])]).median,
-                "seconds": sorted(later[variant])[len(later[variant]) // 2],
-                "peak_bytes": peak,
-                "peak": report.mib(peak),
-                "peak_ratio": peak / memory["cfg"][0],
-                "kept_bytes": kept - memory["cfg"][1],
-                "kept": report.mib(kept - memory["cfg"][1]),
-                "identical": "yes" if pictures[variant].equal(pictures["cfg"]) else "no",
-            }
-        )
-    return rows
+        parts[variant] = {
+            "time": str(ratio),
+            "time_ratio": ratio.median,
+            "time_interval": [ratio.low, ratio.high],
+            "pairs": ratio.pairs,
+            "first_time_ratio": Ratio.of(first[variant], first["cfg"][: len(first[variant])]).median,
+            "seconds": sorted(later[variant])[len(later[variant]) // 2],
+            "all_seconds": [list(pair) for pair in zip(first[variant], later[variant], strict=True)],
+            "identical": "yes" if pictures[variant].equal(pictures["cfg"]) else "no",
+        }
+    return parts
 
 
-def _memory(host: Any, meter: Meter, side: int, variant: str) -> tuple[int, int]:
-    """Peak bytes of an evaluation, and bytes that are alive before the second one."""
-    meter.restart()
-    if meter.device == "cpu":
-        with LiveBytes(hollow=True) as meter.memory:
-            host.sample(variant, side, 2)
-        meter.memory = None
-        return max(meter.peaks), meter.kept[1]
-    host.sample(variant, side, 2)
-    return max(meter.peaks), meter.kept[1] - meter.kept[0]
+def count(host: Any, meter: Meter, side: int, variants: list[str]) -> dict[str, dict[str, Any]]:
+    """Bytes of every variant, as parts of rows."""
+    sizes = {
+        variant: meter.memory(host, side, variant)
+        for variant in tqdm(variants, unit="run", desc=f"{host.name} {side}²: memory")
+    }
+    plain_peak, plain_kept = sizes["cfg"]
+    return {
+        variant: {
+            "peak_bytes": peak,
+            "peak": report.mib(peak),
+            "peak_ratio": peak / plain_peak,
+            "kept_bytes": kept - plain_kept,
+            "kept": report.mib(kept - plain_kept),
+        }
+        for variant, (peak, kept) in sizes.items()
+    }
+
+
+def by_layers(name: str, side: int, dtype: torch.dtype, pairs: int, device: str, plain: float) -> dict[str, Any]:
+    """S-CFG's time as a sum over its layers, over the seconds of a plain step."""
+    layers = overhead.measure(name, side, dtype, pairs, device)
+    low, middle, high = (
+        1 + (added + layers["guidance"]) / plain
+        for added in (layers["added_interval"][0], layers["added"], layers["added_interval"][1])
+    )
+    ratio = Ratio(middle, low, high, pairs)
+    parts = {"time": str(ratio), "time_ratio": middle, "time_interval": [low, high], "pairs": pairs}
+    return parts | {f"layers_{key}": layers[key] for key in ("attention", "added", "guidance")}
 
 
 def main(options: argparse.Namespace) -> None:
@@ -136,22 +118,34 @@ def main(options: argparse.Namespace) -> None:
     if problem:
         raise SystemExit(problem)
     cpu = options.device == "cpu"
-    sizes = (FULL if cpu else FULL_GPU) if options.full else QUICK
-    pairs = options.pairs or (1 if options.full else 5)
+    sizes = COUNT if options.memory_only else QUICK if not options.full else FULL if cpu else FULL_GPU
+    pairs = options.pairs or (1 if options.full and cpu else 5)
     rows: list[dict[str, Any]] = []
     facts = clock.machine(options.device) | kind.facts()
     for name in options.model or MODELS:
         dtype = DTYPES[options.dtype or ("fp16" if not cpu else "fp32" if name == "sd15" else "bf16")]
         meter = Meter(options.device)
-        model = kind.Host(name, dtype, options.device, meter)
+        host = kind.Host(name, dtype, options.device, meter)
         for side in options.latent or sizes[name]:
-            variants = [
-                variant
-                for variant in VARIANTS
-                if variant != "naive" or not (options.no_naive or (cpu and side * side > NAIVE_AT_MOST))
-            ]
-            with tqdm(total=pairs * len(variants) + len(variants), unit="run") as bar:
-                rows += measure(model, meter, side, variants, pairs, bar)
-        del model, meter
+            found: dict[str, dict[str, Any]] = {}
+            if not options.memory_only:
+                found = time(host, meter, side, _variants(options, name, side, timed=True), pairs)
+            for variant, parts in count(host, meter, side, _variants(options, name, side, timed=False)).items():
+                found[variant] = found.get(variant, {}) | parts
+            if not options.memory_only:
+                plain = found["cfg"]["seconds"]
+                found["scfg, sum of layers"] = by_layers(name, side, dtype, max(5, pairs), options.device, plain)
+            same = {"name": f"{name} {side}²", "dtype": str(dtype).removeprefix("torch.")}
+            rows += [same | {"variant": variant} | parts for variant, parts in found.items()]
+            report.save(options.out / "host.json", "host", rows, facts)
+        del host, meter
     report.show("A step on the host", rows, COLUMNS)
-    report.save(options.out / "host.json", "host", rows, facts)
+
+
+def _variants(options: argparse.Namespace, name: str, side: int, timed: bool) -> list[str]:
+    """All of them, but the naive one only where it ends in minutes and fits a machine."""
+    kept = maps_bytes(name, side)
+    fits = kept <= NAIVE_GIB * GIB and (not timed or powers_flop(name, side) <= NAIVE_TFLOP * 1e12)
+    if options.device != "cpu":
+        fits = kept <= torch.cuda.get_device_properties(options.device).total_memory / 2
+    return [variant for variant in VARIANTS if variant != "naive" or (fits and not options.no_naive)]

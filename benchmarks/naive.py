@@ -15,6 +15,22 @@ from scfg_core import EntryMaps, Grid, Settings, TokenMaps, ratio_map, segment_e
 from scfg_core.fusion import start_and_rest
 
 POWERS = 4
+GIB = 2**30
+LAYERS = {"sd15": ((4, 8, 5), (8, 8, 1)), "sdxl": ((2, 10, 10), (4, 20, 60))}
+"""Of every grid of the two deepest levels: latent sides per grid side, heads, layers."""
+
+
+def maps_bytes(name: str, side: int) -> int:
+    """Of a layout at a latent of side²: all S of two rows in fp32, and one layer's scores and shares."""
+    tokens = [((side // shrink) ** 2, heads, layers) for shrink, heads, layers in LAYERS[name]]
+    return sum(2 * layers * n**2 * 4 for n, _, layers in tokens) + max(
+        2 * 2 * heads * n**2 * 4 for n, heads, _ in tokens
+    )
+
+
+def powers_flop(name: str, side: int) -> int:
+    """Operations of an evaluation that form S², S³, S⁴ of two rows."""
+    return sum(2 * layers * (POWERS - 1) * 2 * ((side // shrink) ** 2) ** 3 for shrink, _, layers in LAYERS[name])
 
 
 def head_mean(q: Tensor, k: Tensor) -> Tensor:

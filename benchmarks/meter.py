@@ -1,0 +1,56 @@
+"""What a host's evaluations cost: the seconds of each, or the bytes that are alive in it and after it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from .clock import seconds
+from .memory import LiveBytes
+
+
+class Meter:
+    """Is told of every evaluation, and counts its time or its memory."""
+
+    def __init__(self, device: str) -> None:
+        self.device = device
+        self.times: list[float] = []
+        self._memory: LiveBytes | None = None
+        self._peaks: list[int] = []
+        self._kept: list[int] = []
+
+    def restart(self) -> None:
+        self.times, self._peaks, self._kept = [], [], []
+
+    def __call__(self, evaluation: Callable[[], Tensor]) -> Tensor:
+        results: list[Tensor] = []
+        if self._memory is not None:
+            self._kept.append(self._memory.live)
+            self._memory.restart()
+            results.append(evaluation())
+            self._peaks.append(self._memory.peak)
+            return results[0]
+        if self.device != "cpu":
+            torch.cuda.synchronize()
+            torch.cuda.reset_peak_memory_stats()
+            self._kept.append(torch.cuda.memory_allocated())
+        self.times.append(seconds(lambda: results.append(evaluation()), self.device))
+        if self.device != "cpu":
+            self._peaks.append(torch.cuda.max_memory_allocated() - self._kept[0])
+        return results[0]
+
+    def memory(self, host: Any, side: int, variant: str) -> tuple[int, int]:
+        """Peak bytes of an evaluation above the model, and bytes alive before the second one that were not
+        before the first.
+        """
+        self.restart()
+        if self.device == "cpu":
+            with LiveBytes(hollow=True) as self._memory:
+                host.sample(variant, side, 2)
+            self._memory = None
+        else:
+            host.sample(variant, side, 2)
+        return max(self._peaks), self._kept[1] - self._kept[0]
