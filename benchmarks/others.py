@@ -37,7 +37,7 @@ CFG = 5.0
 OTHERS: dict[str, tuple[str, tuple[Any, ...]]] = {
     "APG": ("nodes_apg", (0.0, 5.0, -0.5)),
     "TCFG": ("nodes_tcfg", ()),
-    "FreSca": ("nodes_fresca", (1.0, 1.25, 20)),
+    "FreSca": ("nodes_fresca", (1.0, 1.25, 4)),
     "RescaleCFG": ("nodes_model_advanced", (0.7,)),
     "CFGZeroStar": ("nodes_cfg", ()),
     "Mahiro": ("nodes_mahiro", ()),
@@ -46,7 +46,7 @@ OTHERS: dict[str, tuple[str, tuple[Any, ...]]] = {
     "FreeU_V2": ("nodes_freelunch", (1.3, 1.4, 0.9, 0.2)),
     "NAGuidance": ("nodes_nag", (5.0, 0.5, 1.5)),
 }
-"""Node id: the host's file, and the node's widgets (its defaults, but APG as its paper has it)."""
+"""Node id: the host's file, and the widgets: its defaults, but APG as its paper has it, FreSca cut for 32×32."""
 
 COLUMNS = {
     "name": "node",

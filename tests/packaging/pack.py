@@ -3,8 +3,10 @@
 The schemas are tests/data/object_info.json, which the host tests compare with what a real ComfyUI says.
 """
 
+import ast
 import json
 import re
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -43,3 +45,36 @@ def rows(page: str, heading: str) -> list[list[str]]:
     section = page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
     lines = [line for line in section.splitlines() if line.startswith("|")][2:]
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+
+
+def remarks() -> list[str]:
+    """Every line that a run in ComfyUI may say about itself, up to what is filled in."""
+    said: set[str] = set()
+    core = PACK / "scfg_core"
+    for path in (*core.glob("*.py"), *(core / "hosts" / "comfyui").glob("*.py")):
+        tree = ast.parse(path.read_text(encoding="utf-8"))
+        said |= {text for node in tree.body if isinstance(node, ast.Assign) for text in _texts(node.value)}
+        calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
+        said |= {text for call in calls if _name(call) == "note" for each in call.args for text in _texts(each)}
+    return sorted(text for text in said if " " in text)
+
+
+def errors() -> list[str]:
+    """What every error that a node raises says was expected, up to what is filled in."""
+    said: set[str] = set()
+    for path in (PACK / "nodes").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+            if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args:
+                said |= {text.partition(",")[0] for text in _texts(node.exc.args[0])}
+    return sorted(said)
+
+
+def _texts(value: ast.expr) -> Iterator[str]:
+    """The text of a string constant, or of an f-string up to its first value."""
+    first = value.values[0] if isinstance(value, ast.JoinedStr) else value
+    if isinstance(first, ast.Constant) and isinstance(first.value, str):
+        yield first.value.partition(": {")[0].strip(" :")
+
+
+def _name(call: ast.Call) -> str:
+    return call.func.attr if isinstance(call.func, ast.Attribute) else ""

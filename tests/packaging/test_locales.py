@@ -1,5 +1,6 @@
 """Every text of the nodes and settings is there in every language, in the front end's own format."""
 
+import re
 from collections.abc import Iterator
 from typing import Any
 
@@ -9,7 +10,9 @@ from .pack import LANGUAGES, PACK, SCHEMAS, locale, settings
 
 FILES = ("main", "nodeDefs", "settings")
 TRANSLATED = [language for language in LANGUAGES if language != "en"]
-SAME_EVERYWHERE = ("S-CFG", "clip", "vae", "CLIP", "VAE")
+SAME_EVERYWHERE = {"S-CFG", "clip", "vae", "CLIP", "VAE"}
+SAME_IN_FRENCH = {"image", "latent", "mode", "trace", "S-CFG Attention", "S-CFG Segmentation"}
+QUOTED = re.compile("[「«„“]([^」»“”]+)[」»“”]")
 
 
 def texts(value: Any, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], str]]:
@@ -71,11 +74,24 @@ def test_a_language_has_every_text_and_no_other(language, name):
     assert [path for path, text in ours.items() if not text.strip()] == []
 
 
+@pytest.mark.parametrize("name", FILES)
 @pytest.mark.parametrize("language", TRANSLATED)
-def test_descriptions_and_tooltips_are_translated(language):
-    ours, english = dict(texts(locale(language, "nodeDefs"))), dict(texts(locale("en", "nodeDefs")))
-    left = [path for path, text in ours.items() if text == english[path] and path[-1] != "name"]
-    assert [path for path in left if ours[path] not in SAME_EVERYWHERE and path[-1] != "display_name"] == []
+def test_every_text_is_translated(language, name):
+    ours, english = dict(texts(locale(language, name))), dict(texts(locale("en", name)))
+    left = {text for path, text in ours.items() if text == english[path]}
+    assert left - SAME_EVERYWHERE - (SAME_IN_FRENCH if language == "fr" else set()) == set()
+
+
+@pytest.mark.parametrize("language", TRANSLATED)
+def test_a_node_or_input_that_a_text_names_is_called_so_there(language):
+    ours = locale(language, "nodeDefs")
+    names = {entry["display_name"] for entry in ours.values()}
+    names |= {each["name"] for entry in ours.values() for each in entry.get("inputs", {}).values()}
+    known = names | {"custom", "a red circle and a blue square"}
+    quoted = [QUOTED.findall(text) for name in FILES for _, text in texts(locale(language, name))]
+    named = {name.strip() for found in quoted for name in found}
+    assert len(named) >= 8
+    assert named - known == set()
 
 
 @pytest.mark.parametrize("language", LANGUAGES)
