@@ -7,11 +7,13 @@ ENVIRONMENT = .venv/ready
 RUN = .venv/bin/python
 
 .PHONY: demo test test-core test-host test-web lint bench clean
+.NOTPARALLEL:
 
 demo: $(ENVIRONMENT)
 	$(RUN) -m demo --out out
 
-test: test-core test-host test-web
+# test-core comes last: pytest's own summary is the last line, whether there is a ComfyUI or not.
+test: test-host test-web test-core
 
 test-core: $(ENVIRONMENT)
 	$(RUN) -m pytest tests --ignore=tests/comfyui --ignore=tests/web
