@@ -13,6 +13,7 @@ from PIL import Image, ImageOps
 from torch import Tensor
 from torchmetrics.multimodal.clip_score import CLIPScore
 from tqdm import tqdm
+from transformers import CLIPModel, CLIPProcessor
 
 from .experiment import Plan
 from .frechet import Extractor
@@ -25,15 +26,26 @@ SIDE = 256
 
 def clip_scorer(folder: Path, device: Any) -> CLIPScore:
     """CLIP score (arXiv 2104.08718), 0…100, from a local folder in the format of transformers."""
-    from transformers import CLIPModel, CLIPProcessor
 
     def load() -> tuple[Any, Any]:
-        return (
-            CLIPModel.from_pretrained(folder, local_files_only=True),
-            CLIPProcessor.from_pretrained(folder, local_files_only=True),
-        )
+        model = _Clip.from_pretrained(folder, local_files_only=True)
+        return model, CLIPProcessor.from_pretrained(folder, local_files_only=True)
 
     return CLIPScore(load).to(device)
+
+
+class _Clip(CLIPModel):
+    """CLIP whose features are tensors, as torchmetrics expects; transformers 5 wraps them."""
+
+    def get_image_features(self, *args: Any, **kwargs: Any) -> Any:
+        return _tensor(super().get_image_features(*args, **kwargs))
+
+    def get_text_features(self, *args: Any, **kwargs: Any) -> Any:
+        return _tensor(super().get_text_features(*args, **kwargs))
+
+
+def _tensor(found: Any) -> Tensor:
+    return found if isinstance(found, Tensor) else found.pooler_output
 
 
 def score_missing(store: Store, plan: Plan, scorer: CLIPScore, count: int, rank: int = 0, world: int = 1) -> None:

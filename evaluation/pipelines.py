@@ -139,12 +139,13 @@ class Pipelines:
 def _load(folder: Path, controlnet: Path | None, sampling: Sampling, device: Any, dtype: torch.dtype) -> Any:
     remedy = "give a local folder with model_index.json, as save_pretrained writes it"
     expect((folder / "model_index.json").is_file(), ScfgError, "a diffusers pipeline", folder.name, remedy)
-    options: dict[str, Any] = {"torch_dtype": dtype, "local_files_only": True}
     if controlnet is None:
-        pipeline = DiffusionPipeline.from_pretrained(folder, **options)
+        pipeline = DiffusionPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True)
     else:
-        options["controlnet"] = ControlNetModel.from_pretrained(controlnet, **options)
-        pipeline = StableDiffusionControlNetPipeline.from_pretrained(folder, **options)
+        network = ControlNetModel.from_pretrained(controlnet, dtype=dtype, local_files_only=True)
+        pipeline = StableDiffusionControlNetPipeline.from_pretrained(
+            folder, controlnet=network, dtype=dtype, local_files_only=True
+        )
     for blinding in ("safety_checker", "watermarker"):  # blackened and marked pictures would be measured, too
         if getattr(pipeline, blinding, None) is not None:
             setattr(pipeline, blinding, None)
