@@ -8,25 +8,41 @@ from .trace import Evaluation, Run
 
 @dataclass(frozen=True)
 class Agreement:
-    """Shares 0…1 of patches with equal labels, and with equal foreground, over `evaluations` evaluations."""
+    """Shares 0…1 of patches with equal labels, and with equal foreground, over `evaluations` evaluations.
+
+    same_latent: whether both runs returned the same latent, so that all that differs comes from how maps were
+    collected; None where a host does not say what its runs returned.
+    """
 
     labels: float
     foreground: float
     evaluations: int
+    same_latent: bool | None = None
+
+    def __str__(self) -> str:
+        count = "1 evaluation" if self.evaluations == 1 else f"{self.evaluations} evaluations"
+        shares = f"labels {self.labels:.3f}, foreground {self.foreground:.3f} over {count}"
+        return shares + (" of different pictures" if self.same_latent is False else "")
 
 
 def agreement(one: Run, other: Run) -> Agreement:
-    """Compare the evaluations that two closed runs have in common: the same sampler, seed, prompt and size.
+    """Compare the evaluations that two closed runs have in common, all images: same sampler, seed, prompt and size.
 
     Only-watching runs over the same noise see the same latents, so all that differs comes from how maps were
-    collected: which layers, how often, how many powers. Raises `ShapeError` where nothing can be compared.
+    collected: which layers, how often, how many powers. Raises `ShapeError` where nothing can be compared, or
+    where both prompts' words are known and differ.
     """
+    words = [[prompt.spelled() for prompt in run.tokens if prompt.spelled()] for run in (one, other)]
+    remedy = "sample both with the same prompt, seed and size"
+    alike = not all(words) or words[0] == words[1]
+    expect(alike, ShapeError, "two runs of the same prompt", "other words", remedy)
     there = {evaluation.index: evaluation for evaluation in other.evaluations}
     pairs = [(each, there[each.index]) for each in one.evaluations if each.index in there]
     pairs = [(a, b) for a, b in pairs if a.labels.shape == b.labels.shape]
-    expect(len(pairs) > 0, ShapeError, "two runs of the same size", "none in common", "sample both alike")
+    expect(len(pairs) > 0, ShapeError, "two runs of the same size", "none in common", remedy)
     labels, foreground = zip(*(_shares(a, b) for a, b in pairs), strict=True)
-    return Agreement(sum(labels) / len(pairs), sum(foreground) / len(pairs), len(pairs))
+    same = one.fingerprint and other.fingerprint and one.fingerprint.matches(other.fingerprint)
+    return Agreement(sum(labels) / len(pairs), sum(foreground) / len(pairs), len(pairs), same)
 
 
 def _shares(one: Evaluation, other: Evaluation) -> tuple[float, float]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .canvas import Picture, below, beside, margin, paper
+from .canvas import Picture, below, beside, margin, paper, titled
 from .chart import Line, chart, top_of
 from .core import Run
 from .legend import legend
@@ -58,8 +58,11 @@ def spread(norms: np.ndarray, areas: np.ndarray) -> float:
     return float((deviation / np.maximum(mean, 1e-12)).mean())
 
 
-def curves(run: Run, *, image: int = 0, height: int = 230, width: int = 270) -> Picture:
-    """Three charts and their legend: ‖ε_c − ε_u‖ before and after rescaling, on one scale, and ‖ε_u‖."""
+def curves(run: Run, *, image: int = 0, height: int = 230, width: int = 270, caption: str = "") -> Picture:
+    """Three charts and their legend: ‖ε_c − ε_u‖ before and after rescaling, on one scale, and ‖ε_u‖.
+
+    caption: one line under them.
+    """
     norms = region_norms(run, image)
     steps = np.array([run.step_of(each) + 1 for each in run.evaluations], dtype=np.float64)
 
@@ -79,7 +82,8 @@ def curves(run: Run, *, image: int = 0, height: int = 230, width: int = 270) -> 
         for title, drawn, top, note in parts
     ]
     shares = shares_of(run.evaluations[-1:], norms.owners, image)
-    return margin(beside([*charts, below([paper(20, 1), legend(shares)], gap=0)], gap=20))
+    drawn = beside([*charts, below([paper(20, 1), legend(shares)], gap=0)], gap=20)
+    return margin(below([drawn, titled(paper(0, drawn.shape[1]), caption)]) if caption else drawn)
 
 
 def _noted(picture: Picture, note: str) -> Picture:
