@@ -2,8 +2,8 @@
 
 Time is that of an evaluation after the first one (the first S-CFG evaluation does not know yet that it will guide,
 so it computes attention and maps apart). Peaks are live bytes above the model; kept bytes are what is alive between
-two evaluations beyond what plain CFG keeps. A last row divides the sum of what the watched layers add, each measured
-by itself, by the plain step of the same run.
+two evaluations beyond what plain CFG keeps. A last row divides the sum of what the watched layers add, each
+measured by itself, by the plain step of the same run.
 """
 
 from __future__ import annotations

@@ -1,7 +1,8 @@
 """What S-CFG adds to a step, layer by layer: seconds of a block with maps beyond plain attention, times its layers.
 
-Sums over the default layers of a layout at its latent. Divided by the seconds of a plain step, which `host` measures
-in the same run, it is the cost of S-CFG's attention; the rest (segmentation, ratio map) is measured as one call.
+Sums over the default layers of a layout at its latent. Divided by the seconds of a plain step, which `host`
+measures in the same run, it is the cost of S-CFG's attention; the rest (segmentation, ratio map) is measured as one
+call.
 """
 
 from __future__ import annotations
