@@ -65,10 +65,6 @@ class Pipelines:
     def __init__(
         self, parts: Parts, prompts: Sequence[Prompt], sampling: Sampling, device: Any, dtype: torch.dtype
     ) -> None:
-        self._prompts, self._sampling, self._parts = prompts, sampling, parts
-        self._stages = [_load(parts.folder, parts.controlnet, sampling, device, dtype)]
-        if parts.second_stage is not None:
-            self._stages.append(_load(parts.second_stage, None, sampling, device, dtype))
         expect(
             parts.controlnet is None or parts.conditions is not None,
             ScfgError,
@@ -76,6 +72,12 @@ class Pipelines:
             "none",
             "name the folder of condition pictures, called as the pictures that the captions describe",
         )
+        self._prompts, self._sampling, self._parts = prompts, sampling, parts
+        self._first = _ready(_load(parts.folder, parts.controlnet, dtype), sampling, device)
+        self._second = None
+        if parts.second_stage is not None:  # it draws from the first stage's text, so it needs no encoder
+            second = _from_folder(DiffusionPipeline, parts.second_stage, dtype, text_encoder=None)
+            self._second = _ready(second, sampling, device)
 
     @property
     def captions(self) -> list[str]:
@@ -103,28 +105,35 @@ class Pipelines:
     ) -> tuple[list[Pixels], Run | None]:
         sampling, run = self._sampling, None
         seeds = [sampling.seed + index for index in indices]
-        generators = [torch.Generator().manual_seed(seed) for seed in seeds]
-        call: dict[str, Any] = {
-            "prompt": [self.captions[index] for index in indices],
-            "negative_prompt": [sampling.negative] * len(indices),
-            "generator": generators,
+        call = self._text([self.captions[index] for index in indices]) | {
+            "generator": [torch.Generator().manual_seed(seed) for seed in seeds],
             "guidance_scale": scale,
             "num_inference_steps": sampling.steps,
         }
         if self._parts.conditions is not None:
             call["image"] = [self._condition(self._parts.conditions, index) for index in indices]
+        size = {} if sampling.size is None else {"height": sampling.size, "width": sampling.size}
+        stages = [self._first] if self._second is None else [self._first, self._second]
         with ExitStack() as attached:
-            for stage in self._stages:
-                if settings is not None:
-                    regions = (lambda found: shuffled(found, seeds)) if request.arm.regions == "shuffled" else None
-                    record = attached.enter_context(scfg(stage, settings, guidance_scale=scale, resegment=regions))
-                    run = run or record
-            first, *second = self._stages
-            size = {} if sampling.size is None else {"height": sampling.size, "width": sampling.size}
-            images = first(**call, **size, output_type="pt" if second else "np").images
-            if second:
-                images = second[0](**call | {"image": images}, output_type="np").images
+            if settings is not None:
+                regions = (lambda found: shuffled(found, seeds)) if request.arm.regions == "shuffled" else None
+                runs = [
+                    attached.enter_context(scfg(stage, settings, guidance_scale=scale, resegment=regions))
+                    for stage in stages
+                ]
+                run = runs[0]
+            images = self._first(**call, **size, output_type="np" if self._second is None else "pt").images
+            if self._second is not None:
+                images = self._second(**call | {"image": images}, output_type="np").images
         return [_kept(image, sampling.kept) for image in images], run
+
+    def _text(self, captions: list[str]) -> dict[str, Any]:
+        """What the pipelines are told; two stages share what the first one's encoder says."""
+        negative = [self._sampling.negative] * len(captions)
+        if self._second is None:
+            return {"prompt": captions, "negative_prompt": negative}
+        positives, negatives = self._first.encode_prompt(captions, negative_prompt=negative)
+        return {"prompt_embeds": positives, "negative_prompt_embeds": negatives}
 
     def _condition(self, folder: Path, index: int) -> Image.Image:
         name = self._prompts[index].image
@@ -136,16 +145,21 @@ class Pipelines:
         return Image.open(path).convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
 
 
-def _load(folder: Path, controlnet: Path | None, sampling: Sampling, device: Any, dtype: torch.dtype) -> Any:
+def _load(folder: Path, controlnet: Path | None, dtype: torch.dtype) -> Any:
+    if controlnet is None:
+        return _from_folder(DiffusionPipeline, folder, dtype)
+    network = ControlNetModel.from_pretrained(controlnet, dtype=dtype, local_files_only=True)
+    return _from_folder(StableDiffusionControlNetPipeline, folder, dtype, controlnet=network)
+
+
+def _from_folder(kind: Any, folder: Path, dtype: torch.dtype, **parts: Any) -> Any:
     remedy = "give a local folder with model_index.json, as save_pretrained writes it"
     expect((folder / "model_index.json").is_file(), ScfgError, "a diffusers pipeline", folder.name, remedy)
-    if controlnet is None:
-        pipeline = DiffusionPipeline.from_pretrained(folder, dtype=dtype, local_files_only=True)
-    else:
-        network = ControlNetModel.from_pretrained(controlnet, dtype=dtype, local_files_only=True)
-        pipeline = StableDiffusionControlNetPipeline.from_pretrained(
-            folder, controlnet=network, dtype=dtype, local_files_only=True
-        )
+    return kind.from_pretrained(folder, dtype=dtype, local_files_only=True, **parts)
+
+
+def _ready(pipeline: Any, sampling: Sampling, device: Any) -> Any:
+    """The pipeline with the experiment's sampler, on the device, and nothing in it that would change pictures."""
     for blinding in ("safety_checker", "watermarker"):  # blackened and marked pictures would be measured, too
         if getattr(pipeline, blinding, None) is not None:
             setattr(pipeline, blinding, None)
