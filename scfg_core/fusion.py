@@ -86,14 +86,15 @@ def merge_starts(maps: Tensor, start_tokens: Sequence[int]) -> Tensor:
         return maps
     first, *others = sorted(start_tokens)
     merged = maps.clone()
-    merged[..., first] += maps[..., others].sum(dim=-1)
-    merged[..., others] = 0
+    for other in others:  # not by a list of them, which a GPU would wait for
+        merged[..., first] += maps[..., other]
+        merged[..., other] = 0
     return merged
 
 
 def start_and_rest(maps: Tensor, start_tokens: Sequence[int]) -> Tensor:
     """Columns [START, sum of all others] (B, n, 2) of token maps (B, n, L)."""
-    start = maps[..., list(start_tokens)].sum(dim=-1)
+    start = sum((maps[..., place] for place in start_tokens), torch.zeros_like(maps[..., 0]))
     return torch.stack((start, maps.sum(dim=-1) - start), dim=-1)
 
 

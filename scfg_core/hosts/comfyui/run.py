@@ -22,7 +22,7 @@ from ...settings import Settings
 from ...trace import Evaluation, Fingerprint, Run
 from ...words import labels_of
 from .levels import text_attention_layers
-from .preview import rgb_preview
+from .preview import Preview
 from .prompts import Key, Prompts, prompt_tokens
 from .watcher import Watcher, compiles_unguarded, uncompiled
 
@@ -53,7 +53,7 @@ class SamplingRun:
     ) -> None:
         self.record = Run(schedule=tuple(sigmas.detach().float().cpu().tolist()))
         self.session = Session(settings, collection, self.record, lambda each: evaluated(self.record, each))
-        self._latent_format = guider.model_patcher.get_model_object("latent_format")
+        self._preview = Preview(guider.model_patcher.get_model_object("latent_format"))
         self._word_weights = word_weights
         self._range = _sigma_range(guider.model_patcher, settings)
         self._layers = self._choose_layers(guider.model_patcher, collection)
@@ -202,7 +202,7 @@ class SamplingRun:
             uncond,
             epsilon_unit=1 / sigma[:, 0],
             word_weights=self._weights_by_label(),
-            preview=lambda ratio: rgb_preview(empty + scale * _times(text - empty, ratio), self._latent_format),
+            preview=lambda ratio: self._preview(empty + scale * _times(text - empty, ratio)),
         )
         self._guided_last = ratio is not None
         self._guided += self._guided_last
