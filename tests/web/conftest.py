@@ -1,5 +1,6 @@
 """A real server and a real browser, or one visible line that says what is missing."""
 
+from functools import cache
 from importlib.util import find_spec
 
 import pytest
@@ -7,30 +8,46 @@ import pytest
 CLASSIC, NODES_2 = "classic", "nodes2"
 
 
-@pytest.fixture(scope="session")
-def browser():
+@cache
+def missing() -> str | None:
+    """What these tests need and is not here."""
     for package in ("playwright", "aiohttp"):
         if find_spec(package) is None:
-            pytest.skip(f"browser tests: no {package} in this Python")
+            return f"no {package} in this Python"
+    from playwright.sync_api import sync_playwright
+
+    from ..comfyui.server import host_folder
+    from .page import executable
+
+    if not (host_folder() / "comfyui_version.py").is_file():
+        return f"no ComfyUI at {host_folder()}; set COMFYUI_PATH"
+    with sync_playwright() as playwright:
+        return None if executable(playwright.chromium) else "no Chromium on this machine"
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item):
+    """Raised here, all skips share one line."""
+    if missing():
+        pytest.skip(f"browser tests: {missing()}")
+
+
+@pytest.fixture(scope="session")
+def browser():
     from playwright.sync_api import sync_playwright
 
     from .page import FLAGS, executable
 
     with sync_playwright() as playwright:
-        path = executable(playwright.chromium)
-        if path is None:
-            pytest.skip("browser tests: no Chromium on this machine")
-        browser = playwright.chromium.launch(executable_path=path, args=FLAGS)
+        browser = playwright.chromium.launch(executable_path=executable(playwright.chromium), args=FLAGS)
         yield browser
         browser.close()
 
 
 @pytest.fixture(scope="session")
 def server(browser):
-    from ..comfyui.server import Server, host_folder
+    from ..comfyui.server import Server
 
-    if not (host_folder() / "comfyui_version.py").is_file():
-        pytest.skip(f"browser tests: no ComfyUI at {host_folder()}; set COMFYUI_PATH")
     with Server() as server:
         yield server
 
