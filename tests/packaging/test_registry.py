@@ -102,3 +102,9 @@ def test_whatever_a_shipped_module_imports_of_ours_is_shipped_too(shipped):
 
 def test_an_archive_is_small(shipped):
     assert sum((PACK / name).stat().st_size for name in shipped if (PACK / name).exists()) < 16 * 2**20
+
+
+def test_public_ci_runs_the_oldest_host_that_the_registry_is_told_of(project):
+    oldest = project["tool"]["comfy"]["requires-comfyui"].removeprefix(">=")
+    refs = re.findall(r"ref: (v[\d.]+)", (PACK / ".github" / "workflows" / "ci.yml").read_text(encoding="utf-8"))
+    assert refs[0] == f"v{oldest}" and len(refs) == 2
