@@ -85,6 +85,31 @@ def combine(eps_cond: Tensor, eps_uncond: Tensor, ratio: Tensor, guidance_scale:
     return eps_uncond + guidance_scale * _scaled(eps_cond - eps_uncond, ratio)
 
 
+def std_correction(
+    eps_cond: Tensor, changed: Tensor, eps_uncond: Tensor, guidance_scale: float, share: float
+) -> Tensor:
+    """What keeps a host's own std matching (arXiv 2305.08891, §3.4) right where ε' has taken the place of ε(x, c).
+
+        f = (φ·std(ε_c)/s + 1 − φ) / (φ·std(ε')/s + 1 − φ),   s = std(ε_u + γ·(ε' − ε_u))
+
+    A host that is given f·ε_u and f·ε' combines them to f·ε̂ and multiplies this by φ·std(f·ε')/std(f·ε̂) + 1 − φ,
+    in which f cancels: what comes out is ε̂·(φ·std(ε_c)/s + 1 − φ), with the std of the model's own ε(x, c).
+
+    eps_cond, changed, eps_uncond  ε_c, ε' and ε_u (B, C, H, W).
+    guidance_scale                 γ; share: φ = the host's `guidance_rescale`, 0…1.
+
+    Returns f (B, 1, 1, 1) in fp32 (fp64 for fp64 input); 1 where φ is 0 or the guided prediction is constant.
+    """
+    dtype = compute_dtype(eps_cond)
+
+    def std(tensor: Tensor) -> Tensor:
+        return tensor.to(dtype).std(dim=(1, 2, 3), keepdim=True)
+
+    guided = std(eps_uncond + guidance_scale * (changed - eps_uncond))
+    wanted, found = (share * std(eps) + (1 - share) * guided for eps in (eps_cond, changed))
+    return torch.where((guided > 0) & (found > 0), wanted / found, 1.0)
+
+
 def _check_predictions(eps_cond: Tensor, eps_uncond: Tensor, ratio: Tensor) -> None:
     shape = tuple(eps_cond.shape)
     remedy = "pass the two predictions of one evaluation and their ratio map (B, 1, H, W)"

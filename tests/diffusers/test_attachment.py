@@ -10,24 +10,16 @@ from diffusers.models.attention_processor import AttnProcessor2_0, SlicedAttnPro
 from torch import nn
 
 from scfg_core import PRESETS, Grid, ScfgError, Segmentation, Settings, ratio_map, rescale
+from scfg_core.collector import CollectorOutOfMemory
 from scfg_core.hosts.diffusers import scfg
 from scfg_core.hosts.diffusers.attachment import NO_GUIDANCE
 from scfg_core.session import OUT_OF_MEMORY, REUSED, Collection
 from scfg_core.words import PromptTokens
 
 from .loop import context, noise, sample, stored_segmentation
+from .states import state
 
 WATCH = Settings(strength=0)
-
-
-def state(unet: nn.Module) -> list[object]:
-    """Everything that an attachment could leave behind: processors, methods put on modules, hooks."""
-    return [
-        (name, id(getattr(module, "processor", None)), sorted(vars(module)))
-        + tuple(len(getattr(module, hooks)) for hooks in ("_forward_hooks", "_forward_pre_hooks"))
-        + tuple(len(getattr(module, f"{hooks}_with_kwargs")) for hooks in ("_forward_hooks", "_forward_pre_hooks"))
-        for name, module in unet.named_modules()
-    ]
 
 
 def test_detaching_gives_the_very_processors_and_the_same_pictures(unet, scheduler):
@@ -163,8 +155,8 @@ def test_running_out_of_memory_is_plain_cfg_and_said_once(unet, scheduler, monke
     def full(*_, **__):
         raise RuntimeError("not enough memory: you tried to allocate memory")
 
-    monkeypatch.setattr("scfg_core.collector.head_mean_attention", full)
-    monkeypatch.setattr("scfg_core.collector.MatrixFree", full)
+    monkeypatch.setattr("scfg_core.ways.head_mean_attention", full)
+    monkeypatch.setattr("scfg_core.ways.MatrixFree", full)
     with scfg(unet, guidance_scale=5, scheduler=scheduler) as run:
         assert torch.equal(sample(unet, scheduler, context(1), noise(1)), plain)
     assert run.notes == [OUT_OF_MEMORY]

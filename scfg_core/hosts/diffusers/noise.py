@@ -1,15 +1,22 @@
-"""What a diffusers scheduler says about one noise level: its σ, its place in the schedule, and prediction terms.
+"""What a diffusers scheduler says about a noise level: its σ, its place in the schedule, and prediction terms.
 
 x = a·x0 + s·ε,   a² = ᾱ_t,   s² = 1 − ᾱ_t;   a U-Net predicts ε, or v = a·ε − s·x0, or x0 ("sample")
+
+x is what goes into the U-Net. Schedulers that count in σ (Euler, Heun, …) keep x0 + σ·ε and scale it to this form
+in `scale_model_input`, so one form serves all that have `alphas_cumprod`.
 """
 
 import math
 from dataclasses import dataclass
 from typing import Any
 
+import torch
 from torch import Tensor
 
+from ...errors import ScfgError, expect
+
 SMALLEST = 1e-8
+PREDICTIONS = ("epsilon", "v_prediction", "sample")
 
 
 @dataclass(frozen=True)
@@ -56,11 +63,73 @@ class NoiseLevel:
         return (sample - self.noise * predicted) / max(self.signal, SMALLEST)
 
 
+@dataclass(frozen=True)
+class Schedule:
+    """A scheduler's levels, read once for a sampling, so that no step of it waits for the device.
+
+    timesteps  the scheduler's own tensor, by which a step's timestep is recognised; `times` are its values.
+    alphas     ᾱ of every training step (T,), float64 on the CPU.
+    """
+
+    timesteps: Tensor
+    times: tuple[float, ...]
+    alphas: Tensor
+    prediction: str
+
+    @classmethod
+    def of(cls, scheduler: Any) -> "Schedule":
+        """The schedule as it stands. Raises `ScfgError` where it is none of a known form."""
+        known = hasattr(scheduler, "alphas_cumprod") and hasattr(scheduler, "timesteps")
+        expect(
+            known,
+            ScfgError,
+            "a scheduler with alphas_cumprod, as DDIM, DDPM, Euler and the DPM-Solvers have them",
+            type(scheduler).__name__,
+            "sample with one of those",
+        )
+        prediction = scheduler.config.get("prediction_type", "epsilon")
+        expect(
+            prediction in PREDICTIONS, ScfgError, f"a prediction of {PREDICTIONS}", prediction, "use such a model"
+        )
+        timesteps = torch.as_tensor(scheduler.timesteps)
+        alphas = torch.as_tensor(scheduler.alphas_cumprod).detach().cpu().double()
+        return cls(timesteps, tuple(float(t) for t in timesteps.tolist()), alphas, prediction)
+
+    def belongs_to(self, scheduler: Any) -> bool:
+        """Whether the scheduler still has these timesteps: each `set_timesteps` begins another sampling."""
+        return scheduler.timesteps is self.timesteps
+
+    def time_of(self, timestep: Any) -> float:
+        """A call's timestep as a number; read off the device only where it is none of the schedule's own."""
+        if not isinstance(timestep, Tensor):
+            return float(timestep)
+        first = timestep.reshape(-1)[0]
+        place = self._place(first)
+        return float(first) if place is None else self.times[place]
+
+    def _place(self, element: Tensor) -> int | None:
+        """Where this element is a view into the schedule's tensor: its index."""
+        own = self.timesteps
+        same = element.dtype == own.dtype and element.device == own.device and own.ndim == 1
+        if not same or element.untyped_storage().data_ptr() != own.untyped_storage().data_ptr():
+            return None
+        place, rest = divmod(element.storage_offset() - own.storage_offset(), max(1, own.stride(0)))
+        return place if rest == 0 and 0 <= place < len(own) else None
+
+    def level(self, time: float) -> NoiseLevel:
+        """The level of a timestep; ᾱ is linear between two of those in training."""
+        last = len(self.alphas) - 1
+        inside = min(max(time, 0.0), float(last))
+        below = min(int(inside), last - 1)
+        low, high = self.alphas[below : below + 2].tolist()
+        alpha = low + (inside - below) * (high - low)
+        return NoiseLevel(1 - inside / last, math.sqrt(alpha), math.sqrt(1 - alpha), self.prediction)
+
+    def sigmas(self) -> tuple[float, ...]:
+        """Noise levels of the steps, from the highest to 0."""
+        return (*(self.level(time).sigma for time in self.times), 0.0)
+
+
 def noise_level(scheduler: Any, timestep: float) -> NoiseLevel:
     """The level of `timestep`, which may lie between two of those in training."""
-    steps: int = scheduler.config.num_train_timesteps
-    nearest = min(max(round(timestep), 0), steps - 1)
-    alpha = float(scheduler.alphas_cumprod[nearest])
-    progress = min(max(1 - timestep / (steps - 1), 0.0), 1.0)
-    prediction = scheduler.config.get("prediction_type", "epsilon")
-    return NoiseLevel(progress, math.sqrt(alpha), math.sqrt(1 - alpha), prediction)
+    return Schedule.of(scheduler).level(timestep)
