@@ -100,13 +100,13 @@ def test_a_zeroed_negative_takes_the_whole_picture_as_its_benchmark_and_says_so_
     assert guided.line.count("START tells no foreground from background") == 1
 
 
-@pytest.mark.parametrize("where", ["head_mean_attention", "propagate"])
+@pytest.mark.parametrize("where", ["ways.head_mean_attention", "collector.propagate"])
 def test_running_out_of_memory_in_our_part_costs_the_guidance_and_not_the_picture(sd15, monkeypatch, where):
     def no_memory(*_, **__):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory (a test says so)")
 
     plain = sample(sd15, steps=3)
-    monkeypatch.setattr(f"scfg_core.collector.{where}", no_memory)
+    monkeypatch.setattr(f"scfg_core.{where}", no_memory)
     guided = scfg(sd15)
     assert torch.equal(sample(guided.model, steps=3), plain)
     assert guided.run.notes == [OUT_OF_MEMORY]

@@ -6,7 +6,7 @@ import pytest
 import torch
 from cases import AUTHORS, PAPER, SETTINGS, array, gathered, maps_of, pair, rng_of, two_branches
 
-import scfg_core.collector
+import scfg_core.ways
 from benchmarks.memory import MIB, LiveBytes
 from scfg_core import Grid
 from scfg_core.collector import Collector, CollectorOutOfMemory, Entry, Rows
@@ -206,14 +206,14 @@ def test_way_is_free_where_it_cannot_matter():
 
 def exhausted_above(largest, monkeypatch):
     """Blocks of scores of more than `largest` MiB, or maps of n² numbers where it is 0, find no memory."""
-    real = scfg_core.collector.head_mean_attention
+    real = scfg_core.ways.head_mean_attention
 
     def head_mean_attention(q, k, *, block_mib, **how):
         if block_mib > largest if largest else k.shape[2] == q.shape[2]:
             raise torch.OutOfMemoryError("out of memory")
         return real(q, k, block_mib=block_mib, **how)
 
-    monkeypatch.setattr(scfg_core.collector, "head_mean_attention", head_mean_attention)
+    monkeypatch.setattr(scfg_core.ways, "head_mean_attention", head_mean_attention)
 
 
 @pytest.mark.parametrize("way", ["auto", "stored", "fused"])
@@ -236,7 +236,7 @@ def test_running_out_of_memory_in_every_way_is_told_apart(monkeypatch):
     def exhausted(*_, **__):
         raise torch.OutOfMemoryError("out of memory")
 
-    monkeypatch.setattr(scfg_core.collector, "head_mean_attention", exhausted)
+    monkeypatch.setattr(scfg_core.ways, "head_mean_attention", exhausted)
     block = pair(rng_of(20), "block", Grid(3, 4), 2, 5)
     entries, rows = two_branches(1, 5)
     collector = Collector(PAPER)
@@ -249,7 +249,7 @@ def test_other_errors_of_the_device_are_not_taken_for_lack_of_memory(monkeypatch
     def broken(*_, **__):
         raise RuntimeError("device-side assert")
 
-    monkeypatch.setattr(scfg_core.collector, "head_mean_attention", broken)
+    monkeypatch.setattr(scfg_core.ways, "head_mean_attention", broken)
     block = pair(rng_of(20), "block", Grid(3, 4), 2, 5)
     entries, rows = two_branches(1, 5)
     collector = Collector(PAPER)
