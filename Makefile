@@ -15,6 +15,9 @@ demo: $(ENVIRONMENT)
 # test-core comes last: pytest's own summary is the last line, whether there is a ComfyUI or not.
 test: test-host test-web test-core
 
+# One thread, also for what a test starts: deterministic, and faster beside other work.
+test-core test-host test-web: export OMP_NUM_THREADS = 1
+
 test-core: $(ENVIRONMENT)
 	$(RUN) -m pytest tests --ignore=tests/comfyui --ignore=tests/web
 
