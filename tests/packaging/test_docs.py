@@ -74,6 +74,7 @@ def test_the_house_is_as_contributing_draws_it():
     assert len(names) > 25
     roots = [PACK, PACK / "scfg_core"]
     assert [name for name in names if not any((root / name).exists() for root in roots)] == []
+    assert {path.name for path in (PACK / "scfg_core").glob("[!_]*.py")} <= set(names)
 
 
 @pytest.mark.parametrize("page", PAGES)
