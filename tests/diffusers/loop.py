@@ -67,3 +67,50 @@ def stored_segmentation(unet: nn.Module, settings: Settings, grids: dict[int, Gr
         block.attn1.processor, block.attn2.processor = processors
     uncond, cond = halves
     return segment(cond, uncond, settings)
+
+
+class StoringJoint:
+    """diffusers' plain joint processor, which also keeps its probabilities: patches × [text; image]."""
+
+    def __init__(self) -> None:
+        self.maps = torch.empty(0)
+
+    def __call__(self, attn: Attention, hidden_states: Tensor, encoder_hidden_states: Tensor, **_: Any):
+        text = attn.norm_encoder_hidden_states(encoder_hidden_states) if attn.norm_cross else encoder_hidden_states
+        patches = attn.group_norm(hidden_states.flatten(2)).transpose(1, 2)
+        q, *kv = (
+            attn.head_to_batch_dim(projection(source))
+            for projection, source in (
+                (attn.to_q, patches),
+                (attn.add_k_proj, text),
+                (attn.to_k, patches),
+                (attn.add_v_proj, text),
+                (attn.to_v, patches),
+            )
+        )
+        weights = attn.get_attention_scores(q, torch.cat(kv[:2], dim=1))
+        self.maps = weights.reshape(len(patches), attn.heads, *weights.shape[1:]).mean(dim=1)
+        mixed = attn.to_out[0](attn.batch_to_head_dim(weights @ torch.cat(kv[2:], dim=1)))
+        return mixed.transpose(1, 2).reshape(hidden_states.shape) + hidden_states
+
+
+@torch.no_grad()
+def joint_segmentation(
+    unet: nn.Module, names: list[str], settings: Settings, grids: list[Grid], tokens: int, **call: Any
+) -> Segmentation:
+    """What `segment` says about these joint layers' maps in this call, without START."""
+    layers = [unet.get_submodule(name) for name in names]
+    kept = [layer.processor for layer in layers]
+    for layer in layers:
+        layer.processor = StoringJoint()
+    unet(**call)
+    halves: list[list[LayerMaps]] = [[], []]
+    for layer, processor, grid in zip(layers, kept, grids, strict=True):
+        for half, maps in zip(halves, layer.processor.maps.chunk(2), strict=True):
+            cross, own = maps[..., :tokens], maps[..., tokens:]
+            if settings.renormalise == "after_fusion":
+                own = own / own.sum(dim=-1, keepdim=True)
+            half.append(LayerMaps(own, cross, grid))
+        layer.processor = processor
+    uncond, cond = halves
+    return segment(cond, uncond, settings, start_tokens=())

@@ -10,7 +10,6 @@ from diffusers.models.attention_processor import AttnProcessor2_0, SlicedAttnPro
 from torch import nn
 
 from scfg_core import PRESETS, Grid, ScfgError, Segmentation, Settings, ratio_map, rescale
-from scfg_core.collector import CollectorOutOfMemory
 from scfg_core.hosts.diffusers import scfg
 from scfg_core.hosts.diffusers.attachment import NO_GUIDANCE
 from scfg_core.session import OUT_OF_MEMORY, REUSED, Collection

@@ -28,8 +28,8 @@ def test_attach_sample_detach(kind):
     assert not torch.allclose(guided, plain, atol=1e-4)
     assert torch.isfinite(guided).all()
     assert {each.guidance_scale for each in run.evaluations} == {GAMMA}
-    assert len(run.evaluations) == (3 if "img2img" in kind else 4)
-    assert run.notes == ["START tells no foreground from background here: the benchmark was the whole picture"] * kind.startswith("IF")
+    assert len(run.evaluations) == (2 if "img2img" in kind else 3)
+    assert not run.notes
 
 
 @pytest.mark.parametrize("kind", KINDS)

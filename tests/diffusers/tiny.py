@@ -1,4 +1,4 @@
-"""Tiny random pipelines of every kind that the paper uses, through diffusers' own classes, and how each is called."""
+"""Tiny random pipelines of every kind that the paper uses, of diffusers' own classes, and how each is called."""
 
 import string
 from typing import Any
@@ -57,20 +57,23 @@ def make(kind: str) -> Any:
 
 
 def arguments(kind: str, images: int = 1, height: int = 16, width: int = 16, tokens: int = 7) -> dict[str, Any]:
-    """What this kind is called with, at 4 steps: `images` prompts of `tokens` tokens, and pictures where it wants them."""
+    """What this kind is called with: 3 steps, `images` prompts of `tokens` tokens, pictures where it wants them."""
     call: dict[str, Any] = {
         "prompt_embeds": random(images, tokens, WIDTH),
         "negative_prompt_embeds": random(images, tokens, WIDTH, seed=2),
         "guidance_scale": GAMMA,
-        "num_inference_steps": 4,
+        "num_inference_steps": 3,
         "generator": torch.Generator().manual_seed(3),
         "output_type": "pt",
     }
     picture = random(images, 3, height, width, seed=4).sigmoid()
     if kind.startswith("XL"):
-        call |= {"pooled_prompt_embeds": random(images, 8), "negative_pooled_prompt_embeds": random(images, 8, seed=2)}
+        call |= {
+            "pooled_prompt_embeds": random(images, 8),
+            "negative_pooled_prompt_embeds": random(images, 8, seed=2),
+        }
     if "img2img" in kind:
-        return call | {"image": picture, "strength": 0.8}
+        return call | {"image": picture, "strength": 0.7}
     call |= {"height": height, "width": width}
     if "inpaint" in kind:
         return call | {"image": picture, "mask_image": (picture[:, :1] > 0.5).float(), "strength": 1.0}
@@ -145,7 +148,11 @@ def _stable(cls: Any, xl: bool, in_channels: int = 4, prediction: str = "epsilon
         "unet": unet.eval(),
         "vae": vae.eval(),
         "scheduler": DDIMScheduler(
-            beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False, steps_offset=1, prediction_type=prediction
+            beta_schedule="scaled_linear",
+            clip_sample=False,
+            set_alpha_to_one=False,
+            steps_offset=1,
+            prediction_type=prediction,
         ),
         "text_encoder": None,
         "tokenizer": None,

@@ -91,7 +91,8 @@ class Attachment:
             self._hooks.append(self.unet.register_forward_pre_hook(self._before, with_kwargs=True))
             self._hooks.append(self.unet.register_forward_hook(self._after))
             for layer in layers:
-                self._hooks += layer.watch(self)
+                for hook in layer.watch(self):
+                    self._hooks.append(hook)
         except BaseException:
             self.detach()
             raise
@@ -113,7 +114,7 @@ class Attachment:
         return self._call is not None and bool(self._call.rows) and not self._session.exhausted
 
     def feed(self, kind: str, layer: str, q: Tensor, k: Tensor, grid: Grid, **more: Any) -> None:
-        """Hand a layer's q and k to the collector; whatever happens to us, the layer's own output is not touched."""
+        """Hand a layer's q and k to the collector; whatever happens to us, the layer's own output is computed."""
         call = self._call
         assert call is not None
         keys = {"observe_self": grid.area, "observe_cross": call.tokens, "observe_joint": call.tokens + grid.area}

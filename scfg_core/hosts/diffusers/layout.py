@@ -1,4 +1,4 @@
-"""What the rows and channels of a U-Net's call are: [unconditional; conditional], and prediction before variance."""
+"""What the rows and channels of a U-Net's call are: [unconditional; conditional], prediction before variance."""
 
 from typing import Any
 

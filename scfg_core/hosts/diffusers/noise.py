@@ -10,7 +10,6 @@ import math
 from dataclasses import dataclass
 from typing import Any
 
-import torch
 from torch import Tensor
 
 from ...errors import ScfgError, expect
@@ -67,13 +66,14 @@ class NoiseLevel:
 class Schedule:
     """A scheduler's levels, read once for a sampling, so that no step of it waits for the device.
 
-    timesteps  the scheduler's own tensor, by which a step's timestep is recognised; `times` are its values.
-    alphas     ᾱ of every training step (T,), float64 on the CPU.
+    timesteps  the scheduler's own tensor (None before `set_timesteps` in some), by which a step's timestep is
+               recognised; `times` are its values.
+    alphas     ᾱ of every training step.
     """
 
-    timesteps: Tensor
+    timesteps: Tensor | None
     times: tuple[float, ...]
-    alphas: Tensor
+    alphas: tuple[float, ...]
     prediction: str
 
     @classmethod
@@ -91,9 +91,9 @@ class Schedule:
         expect(
             prediction in PREDICTIONS, ScfgError, f"a prediction of {PREDICTIONS}", prediction, "use such a model"
         )
-        timesteps = torch.as_tensor(scheduler.timesteps)
-        alphas = torch.as_tensor(scheduler.alphas_cumprod).detach().cpu().double()
-        return cls(timesteps, tuple(float(t) for t in timesteps.tolist()), alphas, prediction)
+        timesteps = scheduler.timesteps
+        times = () if timesteps is None else tuple(float(t) for t in timesteps.tolist())
+        return cls(timesteps, times, tuple(scheduler.alphas_cumprod.tolist()), prediction)
 
     def belongs_to(self, scheduler: Any) -> bool:
         """Whether the scheduler still has these timesteps: each `set_timesteps` begins another sampling."""
@@ -110,10 +110,11 @@ class Schedule:
     def _place(self, element: Tensor) -> int | None:
         """Where this element is a view into the schedule's tensor: its index."""
         own = self.timesteps
-        same = element.dtype == own.dtype and element.device == own.device and own.ndim == 1
-        if not same or element.untyped_storage().data_ptr() != own.untyped_storage().data_ptr():
+        if not isinstance(own, Tensor) or (element.dtype, element.device) != (own.dtype, own.device):
             return None
-        place, rest = divmod(element.storage_offset() - own.storage_offset(), max(1, own.stride(0)))
+        if element.untyped_storage().data_ptr() != own.untyped_storage().data_ptr():
+            return None
+        place, rest = divmod(int(element.storage_offset() - own.storage_offset()), max(1, own.stride(0)))
         return place if rest == 0 and 0 <= place < len(own) else None
 
     def level(self, time: float) -> NoiseLevel:
@@ -121,7 +122,7 @@ class Schedule:
         last = len(self.alphas) - 1
         inside = min(max(time, 0.0), float(last))
         below = min(int(inside), last - 1)
-        low, high = self.alphas[below : below + 2].tolist()
+        low, high = self.alphas[below : below + 2]
         alpha = low + (inside - below) * (high - low)
         return NoiseLevel(1 - inside / last, math.sqrt(alpha), math.sqrt(1 - alpha), self.prediction)
 

@@ -1,6 +1,6 @@
 """A diffusers U-Net seen from outside: which layers attend to the text, and what each of them shows.
 
-Nothing here imports diffusers: layers are known by their parts (`down_blocks`, `transformer_blocks`, `add_k_proj`, …).
+Nothing here imports diffusers: layers are known by their parts (`down_blocks`, `transformer_blocks`, `add_k_proj`).
 """
 
 from collections.abc import Callable, Iterator
@@ -36,17 +36,16 @@ class Block:
     attn1: nn.Module
     attn2: nn.Module
 
-    def watch(self, sink: Sink) -> list[RemovableHandle]:
+    def watch(self, sink: Sink) -> Iterator[RemovableHandle]:
+        """Hook the block, hook by hook, so that an error half way loses none."""
         grid, measuring = _measure(self.tower)
+        yield measuring
 
         def observer(kind: str) -> Callable[[Tensor, Tensor, float], None]:
             return lambda q, k, scale: sink.feed(kind, self.info.name, q, k, grid(), scale=scale)
 
-        return [
-            measuring,
-            *watch_attention(self.attn1, sink.wanted, observer("observe_self")),
-            *watch_attention(self.attn2, sink.wanted, observer("observe_cross")),
-        ]
+        yield from watch_attention(self.attn1, sink.wanted, observer("observe_self"))
+        yield from watch_attention(self.attn2, sink.wanted, observer("observe_cross"))
 
 
 @dataclass(frozen=True)
@@ -60,8 +59,10 @@ class JointLayer:
     def sees_image(self) -> bool:
         return not getattr(self.attention, "only_cross_attention", False)
 
-    def watch(self, sink: Sink) -> list[RemovableHandle]:
+    def watch(self, sink: Sink) -> Iterator[RemovableHandle]:
+        """Hook the layer, hook by hook, so that an error half way loses none."""
         grid, measuring = _measure(self.attention)
+        yield measuring
 
         def joint(q: Tensor, text: Tensor, image: Tensor, scale: float) -> None:
             length = text.shape[2]
@@ -73,7 +74,7 @@ class JointLayer:
             sink.feed("observe_cross", self.info.name, q, text, grid(), scale=scale)
 
         projections, observe = (JOINT, joint) if self.sees_image else (TEXT_ONLY, text_only)
-        return [measuring, *watch_projections(self.attention, projections, sink.wanted, observe)]
+        yield from watch_projections(self.attention, projections, sink.wanted, observe)
 
 
 Layer = Block | JointLayer

@@ -1,4 +1,4 @@
-"""How q and k are caught as they pass: forward hooks on an attention's own projections, whichever processor is set."""
+"""How q and k are caught as they pass: hooks on an attention's own projections, whichever processor is set."""
 
 from collections.abc import Callable, Mapping
 from typing import Any
