@@ -10,7 +10,7 @@ from dataclasses import dataclass, field
 import torch
 from torch import Tensor
 
-from ...collector import Branch, Entry
+from ...collector import Branch, Entry, Rows
 from ...entries import CHUNK, Area, chunk_starts
 from ...session import Placement
 from ...words import PromptTokens
@@ -50,6 +50,19 @@ class Prompts:
             return None
         place = self._placed(conditioning)
         return place[0] if place else None
+
+    def rows(self, x: Tensor, keys: Sequence[Key]) -> list[Rows] | None:
+        """Rows of every chunk of a batch x; None where it is not what its entries' areas and the latent say."""
+        batch, _, height, width = self.latent.shape
+        if x.shape[0] != len(keys) * batch or len(set(keys)) < len(keys):
+            return None
+        for key in keys:
+            if key not in self.entries:
+                return None
+            area = self.area(key)
+            if tuple(x.shape[2:]) != ((height, width) if area is None else (area.h, area.w)):
+                return None
+        return [Rows(key, slice(index * batch, (index + 1) * batch)) for index, key in enumerate(keys)]
 
     def placements(self, index: int) -> list[Placement]:
         """Where the entries of one list speak now, in order; those outside their timestep range are left out."""

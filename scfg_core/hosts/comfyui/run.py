@@ -3,9 +3,7 @@
     begin → guided → [watch → watched × U-Net calls → unwatch] → the CFG slot → close_evaluation, …, finished
 
 The evaluation's first batch of conditionings is the main one; later ones belong to PAG, SAG and their kin and are
-not recorded. Guidance acts where the host's own CFG does: where a function is in the CFG slot it is given the
-rescaled conditional prediction; where none is, the first post-CFG function replaces the result, which loses no
-digits and leaves the conditional prediction as PAG and SAG want to read it.
+not recorded. Guidance acts where the host's own CFG does: see `slot`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +12,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...collector import Branch, Rows
-from ...guidance import combine, rescale
+from ...collector import Branch
 from ...layers import choose_layers
 from ...session import Collection, Moment, Placement, Session
 from ...settings import Settings
@@ -24,6 +21,8 @@ from ...words import labels_of
 from .levels import text_attention_layers
 from .preview import Preview
 from .prompts import Key, Prompts, prompt_tokens
+from .slot import CfgSlot
+from .status import status_line
 from .watcher import Watcher, compiles_unguarded, uncompiled
 
 KEY = "scfg"
@@ -75,7 +74,7 @@ class SamplingRun:
         self._noisy: Tensor | None = None
         self._prompts: Prompts | None = None
         self._run_keys: set[Key] = set()
-        self._watching = self._acts = self._slot_held = self._slot_reached = False
+        self._watching = self._acts = self._slot_reached = False
         self._spoiled: str | None = None
 
     # the evaluation, from outside in
@@ -95,15 +94,7 @@ class SamplingRun:
 
     def guided(self, model_options: dict) -> dict:
         """A copy of the model options in which S-CFG takes part in the CFG."""
-        options = dict(model_options)
-        inner = options.get("sampler_cfg_function")
-        if self._acts and inner is not None:
-            options["sampler_cfg_function"] = lambda args: self._chained(inner, args)
-            return options
-        if self._acts:
-            options["sampler_cfg_function"] = self._hold_slot
-        options["sampler_post_cfg_function"] = [self._post_cfg, *options.get("sampler_post_cfg_function", [])]
-        return options
+        return CfgSlot(self._ratio, self._acts).bound_to(model_options)
 
     def watch(self, conds: Sequence[list[dict] | None], x: Tensor, sigma: Tensor, model_options: dict) -> bool:
         """The host is about to run the conditionings `conds`; True where this call is to be watched."""
@@ -140,7 +131,7 @@ class SamplingRun:
         if not self._watching or self._prompts is None or context is None:
             return options
         keys: list[Key] = list(zip(options.get("cond_or_uncond", ()), options.get("uuids", ()), strict=False))
-        rows = self._rows(x, keys)
+        rows = None if self._run_keys.intersection(keys) else self._prompts.rows(x, keys)
         if rows is None:
             self._spoiled = TILED
             return options
@@ -155,29 +146,6 @@ class SamplingRun:
         self._forget_evaluation()
 
     # the CFG slot
-
-    def _chained(self, inner: Any, args: dict) -> Tensor:
-        """Whatever is in the CFG slot, given the rescaled conditional prediction."""
-        ratio = self._ratio(args)
-        if ratio is None:
-            return inner(args)
-        x, cond = args["input"], rescale(args["cond_denoised"], args["uncond_denoised"], ratio)
-        return inner({**args, "cond_denoised": cond, "cond": x - cond})
-
-    def _hold_slot(self, args: dict) -> Tensor:
-        """Shows that the host's CFG runs; its result is replaced a moment later, in `_post_cfg`."""
-        self._slot_held = True
-        return args["cond"]
-
-    def _post_cfg(self, args: dict) -> Tensor:
-        """The first post-CFG function: the CFG itself where S-CFG acts, bit for bit the host's where r is 1."""
-        if self._acts and not self._slot_held:
-            return args["denoised"]
-        ratio = self._ratio({**args, "input_cond": args["cond"], "input_uncond": args["uncond"]})
-        if not self._acts:
-            return args["denoised"]
-        cond, uncond, scale = args["cond_denoised"], args["uncond_denoised"], args["cond_scale"]
-        return uncond + (cond - uncond) * scale if ratio is None else combine(cond, uncond, ratio, scale)
 
     def _ratio(self, args: dict) -> Tensor | None:
         """The ratio map of this evaluation, or None for plain CFG."""
@@ -227,20 +195,6 @@ class SamplingRun:
 
     # helpers
 
-    def _rows(self, x: Tensor, keys: Sequence[Key]) -> list[Rows] | None:
-        """Rows of every chunk of the batch; None where the call is not what its entries' areas and batch say."""
-        assert self._noisy is not None and self._prompts is not None
-        batch, _, height, width = self._noisy.shape
-        if x.shape[0] != len(keys) * batch or len(set(keys)) < len(keys):
-            return None
-        for key in keys:
-            if key not in self._prompts.entries or key in self._run_keys:
-                return None
-            area = self._prompts.area(key)
-            if tuple(x.shape[2:]) != ((height, width) if area is None else (area.h, area.w)):
-                return None
-        return [Rows(key, slice(index * batch, (index + 1) * batch)) for index, key in enumerate(keys)]
-
     def _within_range(self, sigma: Tensor) -> bool:
         """Whether S-CFG acts now; reads sigma off the device only where a range was asked for."""
         if self._range is None:
@@ -286,24 +240,11 @@ class SamplingRun:
 
     def status(self) -> str:
         """One line for the user, once the record is closed."""
-        notes = "; ".join(self.record.notes)
-        if not self.record.evaluations:
-            return f"S-CFG inactive: {notes or 'nothing was sampled'}"
-        facts = self.record.facts
-        grids = " + ".join(str(grid) for grid in facts["grids"])
-        parts = [f"{facts['layers']} layers", f"grids {grids}", f"{facts['tokens']} tokens"]
-        parts.append(_counted(facts["entries"], "entry", "entries"))
-        parts.append(f"mean γ {self.record.mean_guidance():.1f}" if self._guided else "guidance untouched")
-        state = "active" if self._guided else "watching"
-        return f"S-CFG {state}: {', '.join(parts)}" + (f" ({notes})" if notes else "")
+        return status_line(self.record, self._guided > 0)
 
 
 def _times(delta: Tensor, ratio: Tensor | None) -> Tensor:
     return delta if ratio is None else delta * ratio
-
-
-def _counted(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"
 
 
 def _sigma_range(patcher: Any, settings: Settings) -> tuple[float, float] | None:
