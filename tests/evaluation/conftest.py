@@ -5,16 +5,23 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 
-from .tiny import save_clip, save_stable_diffusion
+from .tiny import save_clip, save_pipeline
 
 PICTURES = 7
 
 
+@pytest.fixture(scope="session", autouse=True)
+def _one_thread():
+    """As many as each of several processes has: other numbers of threads round differently."""
+    torch.set_num_threads(1)
+
+
 @pytest.fixture(scope="session")
 def stable_diffusion(tmp_path_factory) -> Path:
-    return save_stable_diffusion(tmp_path_factory.mktemp("stable-diffusion"))
+    return save_pipeline("SD 1.5", tmp_path_factory.mktemp("stable-diffusion"))
 
 
 @pytest.fixture(scope="session")

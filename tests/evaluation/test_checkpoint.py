@@ -9,16 +9,17 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from diffusers import UNet2DConditionModel
+from diffusers import DDIMScheduler, StableDiffusionPipeline
 from PIL import Image
 from transformers import CLIPModel, CLIPProcessor
 
-from evaluation import checkpoint
+from evaluation import checkpoint, pipelines
 from evaluation.prompts import read_prompts
 from evaluation.store import Store
 from scfg_core import ScfgError
 
-from .tiny import save_controlnet
+from ..diffusers.tiny import WIDTH, random
+from .tiny import save_controlnet, save_pipeline
 
 ARMS = ("cfg", "default", "matched", "paper", "mean-preserving", "even-shuffled")
 GRID = [
@@ -72,8 +73,6 @@ def test_the_table_has_every_arm_at_every_scale(finished):
 
 
 def test_watched_cfg_draws_what_the_pipeline_draws(finished, stable_diffusion, coco):
-    from diffusers import DDIMScheduler, StableDiffusionPipeline
-
     pipeline = StableDiffusionPipeline.from_pretrained(stable_diffusion, local_files_only=True)
     pipeline.scheduler = DDIMScheduler.from_config(pipeline.scheduler.config)
     captions = [prompt.caption for prompt in read_prompts(coco / "captions.json", 2)]
@@ -130,8 +129,7 @@ def test_started_again_nothing_is_drawn_or_looked_at_twice(finished, command, mo
 
 @pytest.mark.filterwarnings("ignore:__array__ implementation:DeprecationWarning")  # diffusers' DPM-Solver++
 def test_a_controlnet_draws_under_its_condition_pictures(stable_diffusion, coco, tmp_path):
-    unet = UNet2DConditionModel.from_pretrained(stable_diffusion / "unet", local_files_only=True)
-    network = save_controlnet(tmp_path / "controlnet", unet)
+    network = save_controlnet(tmp_path / "controlnet")
     conditions = tmp_path / "conditions"
     conditions.mkdir()
     for path in (coco / "images").iterdir():
@@ -144,6 +142,24 @@ def test_a_controlnet_draws_under_its_condition_pictures(stable_diffusion, coco,
     for arm in ("cfg", "default"):
         assert not np.array_equal(plain.image(arm, 3.0, 0), guided.image(arm, 3.0, 0))
     assert not np.array_equal(guided.image("cfg", 3.0, 0), guided.image("default", 3.0, 0))
+
+
+def test_deepfloyd_draws_in_two_stages_from_one_text(coco, tmp_path, monkeypatch):
+    def text(self, captions):  # stands for T5, of which there is no tiny one
+        return {
+            "prompt_embeds": torch.cat([random(1, 7, WIDTH, seed=len(caption)) for caption in captions]),
+            "negative_prompt_embeds": random(1, 7, WIDTH, seed=0).expand(len(captions), -1, -1),
+        }
+
+    monkeypatch.setattr(pipelines.Pipelines, "_text", text)
+    first, second = (save_pipeline(f"IF {stage}", tmp_path / stage) for stage in ("I", "II"))
+    work = [str(first), "--second-stage", str(second), "--captions", str(coco / "captions.json"), *ONE_ARM]
+    checkpoint.main([*work, "--sampler", "ddim", "--out", str(tmp_path / "out")])
+    store = Store(tmp_path / "out")
+    assert store.image("cfg", 3.0, 0).shape == (16, 16, 3)
+    for index in range(2):
+        assert not np.array_equal(store.image("cfg", 3.0, index), store.image("default", 3.0, index))
+    assert found_in(tmp_path / "out")["default", 3.0, 0]["spread"] > 0
 
 
 def test_a_folder_that_is_no_pipeline_is_refused(tmp_path, coco):
