@@ -59,19 +59,27 @@ def head_mean_attention(
     """A (b, n, m) of Eq. 8 and, given v (b, H, m, e), the layer's own output softmax(q kᵀ)·v (b, H, n, e).
 
     The output costs no second q kᵀ, and has v's dtype; A is fp32 (fp64 for fp64 input). `scale` defaults to
-    d^−½. One head of one block of rows is computed at a time. Raises `ShapeError` where q, k do not fit together.
+    d^−½. One head of one block of rows is computed at a time. Shares and v are multiplied in bf16 where v has it
+    and the processor is fast at it, as the fused attention kernels do. Raises `ShapeError` where q, k do not fit
+    together.
     """
     check_heads(q, k)
     batch, heads, n, _ = q.shape
     maps = q.new_zeros((batch, n, k.shape[2]), dtype=compute_dtype(q))
     output = None if v is None else v.new_empty((batch, heads, n, v.shape[3]))
     for image in range(batch):
-        values = None if v is None else v[image].to(maps.dtype)
+        values = None if v is None else v[image].to(_product_dtype(v))
         for rows, head, shares in attention_blocks(q[image], k[image], scale, block_mib):
             maps[image, rows] += shares
             if output is not None and values is not None:
-                output[image, head, rows] = shares @ values[head]
+                output[image, head, rows] = shares.to(values.dtype) @ values[head]
     return maps.div_(heads), output
+
+
+def _product_dtype(v: Tensor) -> torch.dtype:
+    """In which dtype shares and v are multiplied."""
+    fast = v.device.type == "cpu" and torch.backends.cpu.get_cpu_capability() == "AVX512"
+    return v.dtype if v.dtype == torch.bfloat16 and fast else compute_dtype(v)
 
 
 def attention_blocks(

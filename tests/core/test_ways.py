@@ -123,6 +123,19 @@ def test_attend_self_keeps_the_hosts_dtype(dtype):
     torch.testing.assert_close(out.float(), expected, atol=2e-2, rtol=2e-2)
 
 
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_fused_output_is_as_near_to_float64_as_the_hosts_attention(dtype):
+    grid, attention = Grid(24, 24), torch.nn.functional.scaled_dot_product_attention
+    block = pair(rng_of(21), "block", grid, 2, 4, heads=4, width=32)
+    q, k, v = (x.to(dtype) for x in (block.q, block.k, block.k.flip(2)))
+    entries, rows = two_branches(1, 4)
+    collector = Collector(PAPER, way="fused")
+    collector.begin(entries)
+    expected = attention(q.double(), k.double(), v.double())
+    ours, theirs = collector.attend_self("block", q, k, v, rows, grid), attention(q, k, v)
+    assert (ours - expected).abs().max() <= 2 * (theirs - expected).abs().max()
+
+
 def test_attend_self_serves_rows_that_nobody_asked_for():
     """A row without an entry (another hook's) still gets its attention."""
     block = pair(rng_of(14), "block", Grid(5, 5), 5, 4)
