@@ -39,6 +39,7 @@ COLUMNS = {
     "peak": "peak above the model",
     "peak_ratio": "of plain CFG's",
     "kept": "kept between steps",
+    "calls": "U-Net calls",
     "identical": "identical to plain CFG",
 }
 
@@ -48,6 +49,7 @@ def time(host: Any, meter: Meter, side: int, variants: list[str], pairs: int) ->
     later: dict[str, list[float]] = {variant: [] for variant in variants}
     first: dict[str, list[float]] = {variant: [] for variant in variants}
     pictures: dict[str, Tensor] = {}
+    calls: dict[str, int] = {}
     if pairs > 1 or meter.device != "cpu":
         for variant in variants if meter.device != "cpu" else ("cfg",):
             host.sample(variant, side, 2)
@@ -59,6 +61,7 @@ def time(host: Any, meter: Meter, side: int, variants: list[str], pairs: int) ->
                 bar.set_postfix_str(f"{host.name} {side}²: {variant}")
                 meter.restart()
                 pictures[variant] = host.sample(variant, side, 2)
+                calls[variant] = host.calls
                 first[variant].append(meter.times[0])
                 later[variant].append(meter.times[1])
                 bar.write(f"{host.name} {side}² {variant}: {meter.times[0]:.2f} s, {meter.times[1]:.2f} s")
@@ -74,6 +77,7 @@ def time(host: Any, meter: Meter, side: int, variants: list[str], pairs: int) ->
             "first_time_ratio": Ratio.of(first[variant], first["cfg"][: len(first[variant])]).median,
             "seconds": sorted(later[variant])[len(later[variant]) // 2],
             "all_seconds": [list(pair) for pair in zip(first[variant], later[variant], strict=True)],
+            "calls": calls[variant],
             "identical": "yes" if pictures[variant].equal(pictures["cfg"]) else "no",
         }
     return parts

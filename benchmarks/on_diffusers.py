@@ -69,6 +69,8 @@ def build(name: str, dtype: torch.dtype, device: str) -> Any:
 class Host:
     """One model; `sample` runs a few evaluations of CFG in one of the variants: see `comfyui.Host`."""
 
+    calls = 0
+
     def __init__(
         self, name: str, dtype: torch.dtype, device: str, around: Callable[[Callable[[], Tensor]], Tensor]
     ):
@@ -90,6 +92,7 @@ class Host:
     @torch.no_grad()
     def sample(self, variant: str, side: int, evaluations: int) -> Tensor:
         """`evaluations` steps of DDIM on a latent of side × side."""
+        self.calls = 0
         self._scheduler.set_timesteps(evaluations)
         x = torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(0)).to(self._unet.device)
         step = self._naive_step if variant == "naive" else self._step
@@ -106,6 +109,7 @@ class Host:
         return x
 
     def _predict(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+        self.calls += 1
         rows = torch.cat([x, x]).to(self._unet.dtype)
         uncond, cond = self._unet(rows, t, **self._call).sample.float().chunk(2)
         return uncond, cond
