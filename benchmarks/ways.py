@@ -32,7 +32,7 @@ ENTRIES = {"negative": Entry("uncond", TOKENS), "positive": Entry("cond", TOKENS
 ROWS = (Rows("negative", slice(0, 1)), Rows("positive", slice(1, 2)))
 SIZES = {
     "quick": ((16, 16, 8, 160), (32, 32, 20, 64), (64, 64, 10, 64)),
-    "full": ((16, 16, 8, 160), (32, 32, 8, 160), (32, 32, 20, 64), (64, 64, 8, 80), (64, 64, 20, 64)),
+    "full": ((16, 16, 8, 160), (32, 32, 8, 160), (32, 32, 20, 64), (64, 64, 8, 40), (64, 64, 20, 64)),
 }
 COLUMNS = {
     "name": "one block",
