@@ -69,7 +69,7 @@ class Segmentation:
     foreground      (B, h, w) bool: m_b of Eq. 14; all True where START says nothing (benchmark = every patch).
     num_labels      labels lie below it; None = read off the labels, which waits for the device.
     finite          (B,) bool: False where a map of the image was not finite; its labels are all −1.
-    has_foreground  (B,) bool: False where START said nothing; None where no prompt has a START.
+    has_foreground  (B,) bool: False where START said nothing.
     scores          (B, h·w, num_labels) Ĉ of every label, from which the labels were taken.
     """
 
@@ -127,7 +127,7 @@ def segment_entries(
         foreground=rearrange(foreground, "b (h w) -> b h w", h=grid.h),
         num_labels=sum(entry.tokens.values.shape[2] for entry in cond),
         finite=finite,
-        has_foreground=has_foreground if speaking or not uncond else None,
+        has_foreground=has_foreground,
         scores=scores[0] if len(scores) == 1 else torch.cat(scores, dim=-1),
     )
 

@@ -219,7 +219,7 @@ def test_starts_of_several_chunks_are_one(name, tokens, starts):
 def test_an_encoder_without_start_measures_against_all():
     blocks = blocks_of(rng_of(32), 2, 6)
     segmentation = segmented(PAPER, blocks, 1, 6, start_tokens=())
-    assert segmentation.foreground.all() and segmentation.has_foreground is None
+    assert segmentation.foreground.all() and not segmentation.has_foreground.any()
     assert_segmented(segmentation, oracle.segment(maps_of(blocks, 1, 6), maps_of(blocks, 0, 6), PAPER, ()))
 
 

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakSet
 
@@ -73,7 +73,13 @@ class Attachment:
         self._session = self._new_session()
 
     def _new_session(self) -> Session:
-        return Session(self.settings, self.collection, self.run, resegment=self.resegment)
+        return Session(self.settings, self.collection, self.run, resegment=self._regions)
+
+    def _regions(self, found: Segmentation) -> Segmentation:
+        """The caller's own regions, where there are any; a prompt without START has none that could say nothing."""
+        if self.start_tokens is not None and not self.start_tokens:
+            found = replace(found, has_foreground=None)
+        return found if self.resegment is None else self.resegment(found)
 
     def __enter__(self) -> Run:
         return self.run
