@@ -63,6 +63,8 @@ def machine(device: str) -> dict[str, Any]:
     }
     if device != "cpu":
         facts["gpu"] = torch.cuda.get_device_name(device)
+        facts["cuda"] = torch.version.cuda
+        facts["flash_attention"] = torch.backends.cuda.flash_sdp_enabled()
     return facts
 
 

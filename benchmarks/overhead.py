@@ -1,8 +1,8 @@
 """What S-CFG adds to a step, layer by layer: seconds of a block with maps beyond plain attention, times its layers.
 
-Sums over the default layers of a layout at its latent. Divided by the seconds of a plain step, which `host`
-measures in the same run, it is the cost of S-CFG's attention; the rest (segmentation, ratio map) is measured as one
-call.
+Sums over the default layers of a layout at its latent, in the way that is chosen there by default. Divided by the
+seconds of a plain step, which `host` measures in the same run, it is the cost of S-CFG's attention; the rest
+(segmentation, ratio map) is measured as one call.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ import torch
 from tqdm import tqdm
 
 from scfg_core import EntryMaps, Grid, Settings, TokenMaps, ratio_map, segment_entries
+from scfg_core.collector import DEFAULT_BUDGET_MIB
 
 from .clock import seconds
 from .ways import block, ours, plain
@@ -25,6 +26,7 @@ LAYERS = {
 }
 """Of every grid watched by default: latent sides per grid side, heads, d, layers."""
 SIDES = {"sd15": (64, 128), "sdxl": (128,)}
+SIDES_GPU = {"sd15": (64, 128), "sdxl": (128, 256)}
 COLUMNS = {
     "name": "model, latent",
     "attention": "attention of the watched layers, s",
@@ -36,7 +38,7 @@ COLUMNS = {
 
 def run(pairs: int, device: str) -> list[dict[str, Any]]:
     rows = []
-    for name, sides in SIDES.items():
+    for name, sides in (SIDES if device == "cpu" else SIDES_GPU).items():
         dtype = torch.float16 if device != "cpu" else torch.float32 if name == "sd15" else torch.bfloat16
         rows += [measure(name, side, dtype, pairs, device) for side in sides]
     return rows
@@ -48,11 +50,13 @@ def measure(name: str, side: int, dtype: torch.dtype, pairs: int, device: str) -
     with tqdm(total=2 * pairs * len(LAYERS[name]), unit="call", desc=f"{name} {side}²: layers") as bar:
         for shrink, heads, width, layers in LAYERS[name]:
             data = block(side // shrink, side // shrink, heads, width, dtype, device)
-            ours(data, "fused")
+            watched = partial(ours, data, "auto", DEFAULT_BUDGET_MIB, fuse=device == "cpu")
+            watched()
+            plain(data)
             for pair in range(pairs):
                 spent = seconds(partial(plain, data), device)
                 attention[pair] += layers * spent
-                added[pair] += layers * (seconds(partial(ours, data, "fused"), device) - spent)
+                added[pair] += layers * (seconds(watched, device) - spent)
                 bar.update(2)
     picks = np.random.default_rng(0).integers(pairs, size=(2000, pairs))
     low, high = np.quantile(np.median(added[picks], axis=1), (0.025, 0.975)).tolist()

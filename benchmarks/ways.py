@@ -33,7 +33,10 @@ ROWS = (Rows("negative", slice(0, 1)), Rows("positive", slice(1, 2)))
 SIZES = {
     "quick": ((16, 16, 8, 160), (32, 32, 20, 64), (64, 64, 10, 64)),
     "full": ((16, 16, 8, 160), (32, 32, 8, 160), (32, 32, 20, 64), (64, 64, 8, 40), (64, 64, 20, 64)),
+    "gpu": ((16, 16, 8, 160), (32, 32, 20, 64), (64, 64, 8, 40), (64, 64, 20, 64), (128, 128, 10, 64)),
 }
+ROOMY_MIB = 1024
+"""Budget of the forced ways, in which blocks have their full size."""
 COLUMNS = {
     "name": "one block",
     "way": "way",
@@ -130,10 +133,13 @@ def plain(data: Block) -> None:
 
 
 @torch.no_grad()
-def ours(data: Block, way: Way) -> tuple[TokenMaps, TokenMaps]:
-    collector = Collector(Settings(), way=way, budget_mib=1024)
+def ours(
+    data: Block, way: Way, budget_mib: float = ROOMY_MIB, fuse: bool | None = None
+) -> tuple[TokenMaps, TokenMaps]:
+    """Attention with maps; `fuse` (default: where that is the way): the collector computes the output as well."""
+    collector = Collector(Settings(), way=way, budget_mib=budget_mib)
     collector.begin(ENTRIES)
-    if way == "fused":
+    if way == "fused" if fuse is None else fuse:
         collector.attend_self("layer", data.q, data.k, data.v, ROWS, data.grid)
     else:
         F.scaled_dot_product_attention(data.q, data.k, data.v)
@@ -187,6 +193,6 @@ def _peak(call: Any, device: str) -> int:
 
 
 def run(full: bool, dtype: torch.dtype, device: str, rounds: int, naive: bool = True) -> list[dict[str, Any]]:
-    sizes = SIZES["full" if full else "quick"]
+    sizes = SIZES["quick" if not full else "full" if device == "cpu" else "gpu"]
     with tqdm(total=len(sizes) * (rounds * (1 + len(WAYS)) + naive), unit="call") as bar:
         return [row for size in sizes for row in measure(size, dtype, device, rounds, naive, bar)]
