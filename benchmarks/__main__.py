@@ -16,7 +16,7 @@ def main() -> None:
     options = parse()
     torch.set_num_threads(options.threads)
     if options.device != "cpu":
-        torch.cuda.set_device(options.device)
+        torch.cuda.set_device(torch.device(options.device).index or 0)
     for name in ("ways", "host") if options.benchmark is None else (options.benchmark,):
         BENCHMARKS[name](options)
 

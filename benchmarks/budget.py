@@ -14,6 +14,7 @@ from scfg_core import Grid, Settings
 from scfg_core.collector import DEFAULT_BUDGET_MIB, Collector
 
 from .memory import LiveBytes
+from .naive import naive_bytes
 from .report import mib
 from .ways import ENTRIES, ROWS, Block, as_projected
 
@@ -58,11 +59,6 @@ def run(dtype: torch.dtype) -> list[dict[str, Any]]:
             }
         )
     return rows
-
-
-def naive_bytes(n: int, heads: int) -> int:
-    """All heads' scores and shares of two rows in fp32, and their mean."""
-    return 2 * (2 * heads + 1) * n * n * 4
 
 
 @torch.no_grad()

@@ -163,6 +163,16 @@ def _with_naive(patcher: Any) -> Any:
     names = choose_layers(text_attention_layers(clone.model.diffusion_model), "all")
     state: dict[str, Any] = {}
 
+    def evaluated(executor: Any, *args: Any) -> Tensor:
+        state.clear()  # of the evaluation before: until now it was kept, as such code does
+        return executor(*args)
+
+    def sampled(executor: Any, *args: Any, **kwargs: Any) -> Tensor:
+        try:
+            return executor(*args, **kwargs)
+        finally:
+            state.clear()  # what other variants are measured beside
+
     def override(func: Any, q: Tensor, k: Tensor, v: Tensor, heads: int, *args: Any, **kwargs: Any) -> Tensor:
         options = kwargs.get("transformer_options") or {}
         name = layer_name(options["block"], options.get("block_index", 0)) if "block" in options else None
@@ -170,8 +180,8 @@ def _with_naive(patcher: Any) -> Any:
             h, w = options["activations_shape"][2:4]
             queries, keys = (side.unflatten(-1, (heads, -1)).transpose(1, 2) for side in (q, k))
             kind = "attn1" if keys.shape[2] == h * w else "attn2"
+            state.setdefault("cond_first", options["cond_or_uncond"][0] == 0)
             state.setdefault("maps", NaiveMaps()).see(name, queries, keys, Grid(h, w), kind)
-            state["cond_first"] = options["cond_or_uncond"][0] == 0
         return func(q, k, v, heads, *args, **kwargs)
 
     def combined(args: dict) -> Tensor:
@@ -180,5 +190,7 @@ def _with_naive(patcher: Any) -> Any:
         return args["input"] - (uncond + scale * ratio * (cond - uncond))
 
     clone.model_options["transformer_options"]["optimized_attention_override"] = override
+    clone.add_wrapper_with_key("outer_sample", "naive", sampled)
+    clone.add_wrapper_with_key("predict_noise", "naive", evaluated)
     clone.set_model_sampler_cfg_function(combined)
     return clone

@@ -32,7 +32,7 @@ NAIVE_TFLOP = 2
 NAIVE_GIB = 8
 """Most that the naive version may keep of maps to be counted on a CPU."""
 COLUMNS = {
-    "name": "model, latent",
+    "case": "model, latent",
     "variant": "variant",
     "time": "time, of plain CFG",
     "first_time_ratio": "first evaluation",
@@ -139,8 +139,11 @@ def main(options: argparse.Namespace) -> None:
             if not options.memory_only:
                 plain = found["cfg"]["seconds"]
                 found["scfg, sum of layers"] = by_layers(name, side, dtype, max(5, pairs), options.device, plain)
-            same = {"name": f"{name} {side}²", "dtype": str(dtype).removeprefix("torch.")}
-            rows += [same | {"variant": variant} | parts for variant, parts in found.items()]
+            case = f"{name} {side}²"
+            for variant, parts in found.items():
+                row = {"name": f"{case}, {variant}", "time_ratio": None, "peak_ratio": None}
+                row |= {"case": case, "variant": variant, "dtype": str(dtype).removeprefix("torch.")}
+                rows.append(row | parts)
             report.save(options.out / "host.json", "host", rows, facts)
         del host, meter
     report.show("A step on the host", rows, COLUMNS)

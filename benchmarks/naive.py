@@ -28,6 +28,11 @@ def maps_bytes(name: str, side: int) -> int:
     )
 
 
+def naive_bytes(n: int, heads: int) -> int:
+    """Of one layer with n patches: all heads' scores and shares of two rows in fp32, and their mean."""
+    return 2 * (2 * heads + 1) * n**2 * 4
+
+
 def powers_flop(name: str, side: int) -> int:
     """Operations of an evaluation that form S², S³, S⁴ of two rows."""
     return sum(2 * layers * (POWERS - 1) * 2 * ((side // shrink) ** 2) ** 3 for shrink, _, layers in LAYERS[name])
@@ -57,7 +62,9 @@ class NaiveMaps:
     grids: dict[str, Grid] = field(default_factory=dict)
 
     def see(self, layer: str, q: Tensor, k: Tensor, grid: Grid, kind: str) -> None:
-        (self.own if kind == "attn1" else self.cross)[layer] = head_mean(q, k)
+        """Rows of a layer; a second call adds to them, for a host that runs the prompts one after the other."""
+        kept, maps = self.own if kind == "attn1" else self.cross, head_mean(q, k)
+        kept[layer] = torch.cat((kept[layer], maps)) if layer in kept else maps
         self.grids[layer] = grid
 
     def ratio(self, cond: Tensor, uncond: Tensor, scale: float, cond_first: bool) -> Tensor:

@@ -23,7 +23,7 @@ from scfg_core.propagation import StoredAttention, propagate
 
 from .clock import Ratio, seconds
 from .memory import LiveBytes
-from .naive import NaiveMaps, propagated
+from .naive import NaiveMaps, naive_bytes, propagated
 from .report import mib
 
 WAYS: tuple[Way, ...] = ("stored", "fused", "matrix_free")
@@ -38,7 +38,7 @@ SIZES = {
 ROOMY_MIB = 1024
 """Budget of the forced ways, in which blocks have their full size."""
 COLUMNS = {
-    "name": "one block",
+    "case": "one block",
     "way": "way",
     "time": "time, of plain attention",
     "peak": "peak",
@@ -104,13 +104,15 @@ def measure(
                 times[name].append(seconds(call, device))
                 bar.update()
     peaks = {name: _peak(call, device) for name, call in {"plain": bare, **calls}.items()}
+    case = f"N {h * w}, {heads} heads × {width}, {str(dtype).removeprefix('torch.')}"
     rows = []
     for name, call in calls.items():
         ratio = Ratio.of(times[name], times["plain"][: len(times[name])])
         changed = _changes(call(), expected)
         rows.append(
             {
-                "name": f"N {h * w}, {heads} heads × {width}, {str(dtype).removeprefix('torch.')}",
+                "name": f"{case}, {name}",
+                "case": case,
                 "way": name,
                 "time": str(ratio),
                 "peak": mib(peaks[name]),
@@ -194,5 +196,14 @@ def _peak(call: Any, device: str) -> int:
 
 def run(full: bool, dtype: torch.dtype, device: str, rounds: int, naive: bool = True) -> list[dict[str, Any]]:
     sizes = SIZES["quick" if not full else "full" if device == "cpu" else "gpu"]
+    rows: list[dict[str, Any]] = []
     with tqdm(total=len(sizes) * (rounds * (1 + len(WAYS)) + naive), unit="call") as bar:
-        return [row for size in sizes for row in measure(size, dtype, device, rounds, naive, bar)]
+        for size in sizes:
+            rows += measure(size, dtype, device, rounds, naive and _naive_fits(size, device), bar)
+    return rows
+
+
+def _naive_fits(size: tuple[int, int, int, int], device: str) -> bool:
+    """Whether a GPU has room for all heads' scores and shares at once; on a CPU the sizes are those that do."""
+    h, w, heads, _ = size
+    return device == "cpu" or 2 * naive_bytes(h * w, heads) < torch.cuda.get_device_properties(device).total_memory

@@ -21,7 +21,7 @@ from accelerate import PartialState
 from .arms import ARMS
 from .experiment import Plan, draw_missing
 from .frechet import Extractor, kept_features
-from .measures import clip_scorer, inception, real_pictures, score_missing
+from .measures import clip_scorer, inception, picture_files, real_pictures, score_missing
 from .options import add_plan, join, plan_of
 from .pipelines import SCHEDULERS, Parts, Pipelines, Sampling
 from .prompts import Prompt, read_prompts
@@ -37,6 +37,7 @@ def main(arguments: list[str] | None = None, extractor: Extractor | None = None)
     options = _parser().parse_args(arguments)
     process, plan = join(cpu=options.device == "cpu"), plan_of(options)
     prompts = read_prompts(options.captions, max(plan.prompts, plan.main_prompts), options.seed)
+    described = [] if options.images is None else picture_files(options.images, prompts)
     store = Store(options.out, process.process_index)
     made_with = _draw(options, plan, prompts, store, process)
     clip_prompts = options.clip_prompts or plan.prompts
@@ -50,10 +51,9 @@ def main(arguments: list[str] | None = None, extractor: Extractor | None = None)
     if extractor is None and options.inception is not None:
         extractor = inception(options.inception, process.device)
     groups = None
-    if extractor is not None and options.images is not None and options.rounds >= 0:
-        real = kept_features(
-            store.folder / "features" / "real.npy", extractor, real_pictures(options.images, prompts), len(prompts)
-        )
+    if extractor is not None and described and options.rounds >= 0:
+        kept = store.folder / "features" / "real.npy"
+        real = kept_features(kept, extractor, real_pictures(described), len(described))
         groups = frechet_groups(features_of(store, plan, extractor), real, plan, options.rounds)
     print(write_results(store, plan, ("clip",) if options.clip else (), made_with, groups))
 

@@ -76,7 +76,7 @@ class Plan:
 
     def describe(self) -> Record:
         """What must stay the same when the work goes on; more arms, scales or prompts may come later."""
-        return {"batch": self.batch, "prompts": self.prompts}
+        return {"batch": self.batch}
 
 
 def _batches(first: int, last: int, size: int) -> list[tuple[int, range]]:
@@ -106,7 +106,7 @@ def _draw_batch(system: System, store: Store, arm: Arm, scale: float, batch: lis
     records = []
     for place, (index, verdict) in enumerate(zip(batch, verdicts, strict=True)):
         record: Record = {"arm": arm.name, "scale": scale, "index": index, "mean_scale": scales[place]}
-        if run is not None:
+        if run is not None and run.evaluations:  # none at a γ without guidance
             record |= strength(run, place)
         records.append(record | verdict)
     store.add(records, images)

@@ -15,6 +15,9 @@ from torchmetrics.multimodal.clip_score import CLIPScore
 from tqdm import tqdm
 from transformers import CLIPModel, CLIPProcessor
 
+from scfg_core import ScfgError
+from scfg_core.errors import expect
+
 from .experiment import Plan
 from .frechet import Extractor
 from .prompts import Prompt
@@ -88,8 +91,17 @@ def at_side(image: Pixels) -> Pixels:
     return np.asarray(ImageOps.fit(Image.fromarray(image), (SIDE, SIDE), Image.Resampling.BICUBIC))
 
 
-def real_pictures(folder: Path, prompts: Sequence[Prompt]) -> Iterator[Pixels]:
-    """The pictures that the captions describe."""
+def picture_files(folder: Path, prompts: Sequence[Prompt]) -> list[Path]:
+    """Files of the pictures that the captions describe. Raises `ScfgError` where one is not named or not there."""
+    files: list[Path] = []
     for prompt in prompts:
-        if prompt.image is not None:
-            yield np.asarray(Image.open(folder / prompt.image).convert("RGB"))
+        remedy = "give captions in COCO's format with --captions, and the folder of their pictures with --images"
+        expect(prompt.image is not None, ScfgError, "captions of named pictures", "plain lines", remedy)
+        files.append(folder / str(prompt.image))
+        expect(files[-1].is_file(), ScfgError, f"{prompt.image} in {folder}", "none", remedy)
+    return files
+
+
+def real_pictures(files: Sequence[Path]) -> Iterator[Pixels]:
+    for file in files:
+        yield np.asarray(Image.open(file).convert("RGB"))

@@ -85,7 +85,9 @@ def write_results(
         if arm in plan.arms
         for scale in plan.scales
     }
-    plots.spreads(store.folder / "spread.png", {name: values for name, values in spreads.items() if values})
+    spreads = {name: values for name, values in spreads.items() if values}
+    if spreads:
+        plots.spreads(store.folder / "spread.png", spreads)
     if shown:
         plots.ablation(store.folder / "ablation.png", rows, shown[0])
     if shown and groups is not None:

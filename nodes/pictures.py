@@ -22,7 +22,7 @@ def step_input(**fields: Any) -> Any:
         default=-1,
         min=-1,
         max=9999,
-        tooltip="Step of the sampler to show, counted from 0; −1 is the last one. Where a step has several "
+        tooltip="Step of the sampler to show, counted from 1; −1 is the last one. Where a step has several "
         "evaluations, the last of them.",
         **fields,
     )
@@ -40,10 +40,10 @@ def batch_input(**fields: Any) -> Any:
 
 
 def evaluation_at(run: Run, step: int) -> int:
-    """Index of the last evaluation in a step; −1 = the last step. Raises `ScfgError` for any other step."""
+    """Index of the last evaluation in a step, from 1; −1 = the last step. Raises `ScfgError` for any other step."""
     if step < 0:
         return len(run.evaluations) - 1
-    steps = [run.step_of(evaluation) for evaluation in run.evaluations]
+    steps = [run.step_of(evaluation) + 1 for evaluation in run.evaluations]
     found = [index for index, each in enumerate(steps) if each == step]
     if not found:
         raise ScfgError(f"expected a step from {steps[0]} to {steps[-1]}, got {step}: S-CFG recorded no other")

@@ -52,7 +52,7 @@ class SCFGTokenMask(io.ComfyNode):
                     default=-1,
                     min=-1,
                     max=9999,
-                    tooltip="Which step, counted from 0, where one is chosen; −1 = the last.",
+                    tooltip="Which step, counted from 1, where one is chosen; −1 = the last.",
                 ),
                 io.Float.Input(
                     "feather", default=0.0, min=0.0, max=256.0, step=1.0, tooltip="Softens the border, in pixels."

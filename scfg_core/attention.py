@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 
 from .errors import ShapeError, expect
+from .precision import compute_dtype, full_precision
 
 CPU_BLOCK_MIB = 2.0
 """One block of scores on a CPU: small enough to stay in the cache of one core."""
@@ -24,11 +25,6 @@ BLOCK_MIB = 64.0
 """One block of scores on other devices: large enough to fill them."""
 
 MIB = 1024 * 1024
-
-
-def compute_dtype(tensor: Tensor) -> torch.dtype:
-    """fp64 stays; everything else is computed in fp32."""
-    return torch.promote_types(tensor.dtype, torch.float32)
 
 
 def check_heads(q: Tensor, k: Tensor) -> None:
@@ -48,6 +44,7 @@ def block_mib_of(device: torch.device, budget_mib: float) -> float:
     return min(CPU_BLOCK_MIB if device.type == "cpu" else BLOCK_MIB, budget_mib / 8)
 
 
+@full_precision
 def head_mean_attention(
     q: Tensor,
     k: Tensor,

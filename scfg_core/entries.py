@@ -9,13 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-import torch.nn.functional as F
 from einops import rearrange, reduce
 from torch import Tensor
 
 from .errors import ShapeError, expect
 from .fusion import TokenMaps, renormalise
-from .grid import Grid
+from .grid import Grid, patch_mean
 
 CHUNK = 77
 """Tokens of one prompt chunk of the CLIP text encoders, each with a START of its own."""
@@ -55,6 +54,15 @@ class EntryMaps:
     start_tokens: tuple[int, ...] = (0,)
     area: Area | None = None
     weight: Tensor | None = None
+
+
+@dataclass(frozen=True)
+class SilentEntry:
+    """A prompt entry that has no part in this evaluation, such as one outside its timestep range: it wins no patch,
+    and its tokens keep their labels.
+    """
+
+    num_tokens: int
 
 
 @dataclass(frozen=True)
@@ -126,7 +134,7 @@ def _patches_under(latent: int, grid: int, start: int, length: int, own: int, de
 
 
 def _shares(entries: Sequence[EntryMaps], latent: Grid, grid: Grid) -> list[Tensor]:
-    pooled = [_pool(_weight(entry, latent), grid) for entry in entries]
+    pooled = [rearrange(patch_mean(_weight(entry, latent), grid), "b h w -> b (h w) 1") for entry in entries]
     total = torch.stack(torch.broadcast_tensors(*pooled)).sum(dim=0)
     return [torch.where(total > 0, weight / total, torch.zeros_like(total)) for weight in pooled]
 
@@ -149,8 +157,3 @@ def _weight(entry: EntryMaps, latent: Grid) -> Tensor:
     weight = values.new_zeros((1, latent.h, latent.w))
     weight[:, area.y : area.y + area.h, area.x : area.x + area.w] = 1
     return weight
-
-
-def _pool(weight: Tensor, grid: Grid) -> Tensor:
-    pooled = F.adaptive_avg_pool2d(weight[:, None], (grid.h, grid.w))
-    return rearrange(pooled, "b 1 h w -> b (h w) 1")

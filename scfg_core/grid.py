@@ -13,6 +13,7 @@ from einops import rearrange
 from torch import Tensor
 
 from .errors import ShapeError, expect
+from .precision import compute_dtype
 
 
 @dataclass(frozen=True, order=True)
@@ -49,6 +50,14 @@ def nearest(cells: Tensor, target: Grid) -> Tensor:
     rows = nearest_index(cells.shape[-2], target.h, cells.device)
     columns = nearest_index(cells.shape[-1], target.w, cells.device)
     return cells[..., rows[:, None], columns[None, :]]
+
+
+def patch_mean(values: Tensor, grid: Grid) -> Tensor:
+    """(B, H, W) → (B, grid.h, grid.w): mean over the latent cells of each patch, in fp32 (fp64 for fp64 input)."""
+    values = values[:, None].to(compute_dtype(values))
+    whole = values.shape[-2] % grid.h == 0 and values.shape[-1] % grid.w == 0
+    at = values if whole or values.device.type != "mps" else values.cpu()  # Metal pools whole cells only
+    return F.adaptive_avg_pool2d(at, (grid.h, grid.w))[:, 0].to(values.device)
 
 
 def bilinear(maps: Tensor, source: Grid, target: Grid) -> Tensor:

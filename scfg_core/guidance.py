@@ -15,9 +15,9 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from .attention import compute_dtype
 from .errors import ShapeError, expect
 from .grid import Grid, nearest, smooth_3x3
+from .precision import compute_dtype
 from .segmentation import UNOWNED, Segmentation
 from .settings import GUIDANCE_CEILING, Settings
 

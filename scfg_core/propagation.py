@@ -18,7 +18,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .attention import CPU_BLOCK_MIB, attention_blocks, compute_dtype
+from .attention import CPU_BLOCK_MIB, attention_blocks
+from .precision import compute_dtype, full_precision
 
 
 class SelfAttention(Protocol):
@@ -35,6 +36,7 @@ class StoredAttention:
 
     maps: Tensor
 
+    @full_precision
     def apply(self, columns: Tensor) -> Tensor:
         return self.maps.to(columns.dtype) @ columns
 
@@ -56,6 +58,7 @@ class MatrixFree:
     def apply(self, columns: Tensor) -> Tensor:
         return self.attend(columns, self.image)
 
+    @full_precision
     def attend(self, columns: Tensor, keys: slice) -> Tensor:
         """Head-averaged attention (n, t) whose value is X at `keys` and 0 elsewhere, in X's dtype.
 

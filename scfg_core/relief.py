@@ -8,8 +8,9 @@ from typing import Literal, TypeVar, get_args
 import torch
 from torch import Tensor
 
-from .attention import MIB, block_mib_of, compute_dtype
+from .attention import MIB, block_mib_of
 from .errors import SettingsError, expect
+from .precision import compute_dtype
 
 Way = Literal["auto", "stored", "fused", "matrix_free"]
 

@@ -14,11 +14,11 @@ import torch
 from einops import rearrange, reduce
 from torch import Tensor
 
-from .attention import compute_dtype
-from .entries import EntryMaps, PlacedEntry, common_grid, place_entries
+from .entries import EntryMaps, PlacedEntry, SilentEntry, common_grid, place_entries
 from .errors import ShapeError, expect
 from .fusion import PER_LAYER_EPSILON, LayerFusion, TokenMaps, merge_starts, start_and_rest
 from .grid import Grid
+from .precision import compute_dtype
 from .propagation import StoredAttention, needs_self_attention, propagate
 from .settings import Settings
 
@@ -99,19 +99,20 @@ class Segmentation:
 
 
 def segment_entries(
-    cond: Sequence[EntryMaps], uncond: Sequence[EntryMaps], settings: Settings, latent: Grid
+    cond: Sequence[EntryMaps | SilentEntry], uncond: Sequence[EntryMaps], settings: Settings, latent: Grid
 ) -> Segmentation:
     """Segment B images from the fused maps of every prompt entry (`entries` says how they share a picture).
 
-    cond     at least one entry; the tokens of entry e are labelled after those of the entries before it.
+    cond     at least one that speaks; the tokens of entry e are labelled after those of the entries before it.
     uncond   entries whose maps are [START, rest] under `start_vs_rest`, all L tokens under `argmax`;
              those without START are not asked. None left: every patch is foreground.
     latent   size of the picture in latent cells, in which areas and weights are given.
     """
-    expect(len(cond) > 0, ShapeError, "at least one conditional entry", "none", "pass the positive prompt's maps")
-    grid = common_grid([*cond, *uncond], latent)
-    placed = place_entries(cond, latent, grid)
-    labels, finite, scores = _assign(placed)
+    heard = [entry for entry in cond if isinstance(entry, EntryMaps)]
+    expect(len(heard) > 0, ShapeError, "at least one conditional entry", "none", "pass the positive prompt's maps")
+    grid = common_grid([*heard, *uncond], latent)
+    placed = iter(place_entries(heard, latent, grid))
+    labels, finite, scores = _assign([each if isinstance(each, SilentEntry) else next(placed) for each in cond])
     speaking = [entry for entry in uncond if entry.start_tokens]
     if speaking:
         negatives = place_entries(speaking, latent, grid)
@@ -125,7 +126,7 @@ def segment_entries(
     return Segmentation(
         labels=rearrange(labels, "b (h w) -> b h w", h=grid.h),
         foreground=rearrange(foreground, "b (h w) -> b h w", h=grid.h),
-        num_labels=sum(entry.tokens.values.shape[2] for entry in cond),
+        num_labels=sum(each.shape[2] for each in scores),
         finite=finite,
         has_foreground=has_foreground,
         scores=scores[0] if len(scores) == 1 else torch.cat(scores, dim=-1),
@@ -139,15 +140,19 @@ def winners(scores: Tensor) -> tuple[Tensor, Tensor]:
     return best, tied.to(torch.uint8).argmax(dim=-1)
 
 
-def _assign(entries: Sequence[PlacedEntry]) -> tuple[Tensor, Tensor, list[Tensor]]:
+def _assign(entries: Sequence[PlacedEntry | SilentEntry]) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Labels (B, n) of the best (value, token) over the entries, finite images (B,), and each entry's Ĉ."""
-    first = entries[0].maps
+    first = next(entry.maps for entry in entries if isinstance(entry, PlacedEntry))
     best = first.new_full(first.shape[:2], -1.0)
     labels = torch.full_like(best, UNOWNED, dtype=torch.int64)
     finite = torch.ones(first.shape[0], dtype=torch.bool, device=first.device)
     scores: list[Tensor] = []
     offset = 0
     for entry in entries:
+        if isinstance(entry, SilentEntry):
+            scores.append(first.new_zeros((*first.shape[:2], entry.num_tokens)))
+            offset += entry.num_tokens
+            continue
         scores.append(entry.competing())
         value, token = winners(scores[-1])
         better = (value > best) & entry.supported()

@@ -7,6 +7,7 @@ decided here: reusing labels when an evaluation has no maps, giving up after run
 """
 
 import logging
+import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, get_args
@@ -15,15 +16,15 @@ import torch
 from torch import Tensor
 
 from .collector import DEFAULT_BUDGET_MIB, Collector, CollectorOutOfMemory, Entry, is_out_of_memory
-from .entries import Area, EntryMaps
+from .entries import Area, EntryMaps, SilentEntry
 from .errors import SettingsError, expect
 from .fusion import TokenMaps
-from .grid import Grid
+from .grid import Grid, patch_mean
 from .guidance import guidance_norm, ratio_map
 from .layers import LayerChoice
 from .segmentation import Segmentation, segment_entries
 from .settings import Settings
-from .trace import Evaluation, Run, patch_mean
+from .trace import Evaluation, Run
 
 NO_MAPS = "no attention was seen: plain CFG"
 REUSED = "some evaluations brought no attention maps: the last labels were used"
@@ -61,11 +62,12 @@ class Collection:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where a prompt entry speaks in the picture: see `EntryMaps`."""
+    """Where a prompt entry speaks in the picture, see `EntryMaps`; or that it is `silent` at this evaluation."""
 
     entry: Hashable
     area: Area | None = None
     weight: Tensor | None = None
+    silent: bool = False
 
 
 @dataclass(frozen=True)
@@ -100,6 +102,7 @@ class Session:
         self.run = run
         self.collector = Collector(self.settings, collection.budget_mib)
         self.exhausted = False
+        self._lock = threading.Lock()
         self._entries: dict[Hashable, Entry] = {}
         self._last: Segmentation | None = None
         self._last_latent: Grid | None = None
@@ -117,7 +120,10 @@ class Session:
 
         The picture is the user's; no error of ours may end its making.
         """
-        self.exhausted = True
+        with self._lock:
+            if self.exhausted:  # another thread's layer was under way when the first one gave up
+                return
+            self.exhausted = True
         self.collector.begin({})
         self._last = None
         if isinstance(error, CollectorOutOfMemory) or is_out_of_memory(error):
@@ -142,7 +148,7 @@ class Session:
 
         delta           difference of the two predictions (B, C, H, W), in whatever terms the host has.
         epsilon_uncond  ε(x, ∅) (B, C, H, W); epsilon_unit: what brings delta to ε units (1/σ for x0 terms).
-        cond, uncond    where each entry speaks.
+        cond, uncond    where each entry speaks; the same entries in the same order at every evaluation of a run.
         preview         from r to the predicted picture, (B, 3, ≤256, ≤256) uint8.
         """
         if self.exhausted:
@@ -167,10 +173,11 @@ class Session:
     ) -> tuple[Segmentation | None, bool]:
         """This evaluation's segmentation, else the last one that fits, else None; and whether it is fresh."""
         latent = Grid(delta.shape[2], delta.shape[3])
-        if cond and all(self.collector.layers_seen(place.entry) for place in cond):
-            heard = [place for place in uncond if self.collector.layers_seen(place.entry)]
+        speaking = [place for place in cond if not place.silent]
+        if speaking and all(self.collector.layers_seen(place.entry) for place in speaking):
+            heard = [place for place in uncond if self._hears(place)]
             segmentation = segment_entries(
-                [self._entry_maps(place, self.collector.token_maps(place.entry), delta) for place in cond],
+                self._prompt(cond, delta),
                 [self._entry_maps(place, self.collector.foreground_maps(place.entry), delta) for place in heard],
                 self.settings,
                 latent,
@@ -190,12 +197,23 @@ class Session:
 
     def _negative_labels(self, delta: Tensor, uncond: Sequence[Placement]) -> Tensor | None:
         """Which word of the negative prompt each patch attends to (B, h, w), where its tokens were kept."""
-        heard = [place for place in uncond if self._entries[place.entry].branch == "both"]
-        heard = [place for place in heard if self.collector.layers_seen(place.entry)]
-        if not heard:
+        kept = [place for place in uncond if self._entries[place.entry].branch == "both"]
+        if not any(self._hears(place) for place in kept):
             return None
-        maps = [self._entry_maps(place, self.collector.token_maps(place.entry), delta) for place in heard]
-        return segment_entries(maps, [], self.settings, Grid(delta.shape[2], delta.shape[3])).labels.to(torch.int16)
+        latent = Grid(delta.shape[2], delta.shape[3])
+        return segment_entries(self._prompt(kept, delta), [], self.settings, latent).labels.to(torch.int16)
+
+    def _hears(self, place: Placement) -> bool:
+        return not place.silent and self.collector.layers_seen(place.entry) > 0
+
+    def _prompt(self, places: Sequence[Placement], delta: Tensor) -> list[EntryMaps | SilentEntry]:
+        """All entries of a prompt, in order, whether they speak or not."""
+        return [
+            self._entry_maps(place, self.collector.token_maps(place.entry), delta)
+            if self._hears(place)
+            else SilentEntry(self._entries[place.entry].num_tokens)
+            for place in places
+        ]
 
     def _entry_maps(self, place: Placement, tokens: TokenMaps, delta: Tensor) -> EntryMaps:
         tokens = replace(tokens, values=tokens.values.to(delta.device))
@@ -203,7 +221,8 @@ class Session:
 
     def _sum_tokens(self, segmentation: Segmentation) -> None:
         scores = segmentation.scores
-        assert scores is not None
+        if scores is None:  # regions of the caller's own need not say how they came about
+            return
         if self.run.token_sum is not None and self.run.token_sum.shape == scores.shape:
             self.run.token_sum += scores
             self.run.token_count += 1

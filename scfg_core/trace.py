@@ -11,7 +11,6 @@ from dataclasses import dataclass, field, replace
 from typing import Any
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor
 
 from .fusion import TokenMaps
@@ -67,11 +66,6 @@ class Evaluation:
         return replace(self, **moved)
 
 
-def patch_mean(values: Tensor, grid: Grid) -> Tensor:
-    """(B, H, W) → (B, grid.h, grid.w) fp32: mean over the latent cells of each patch."""
-    return F.adaptive_avg_pool2d(values[:, None].float(), (grid.h, grid.w))[:, 0]
-
-
 @dataclass(frozen=True)
 class Fingerprint:
     """Identifies a latent, also after a change of device or dtype: its shape and 256 of its values."""
@@ -82,14 +76,15 @@ class Fingerprint:
     @classmethod
     def of(cls, latent: Tensor) -> "Fingerprint":
         flat = latent.detach().flatten()
-        places = torch.linspace(0, flat.numel() - 1, min(256, flat.numel()), device=flat.device).long()
+        count = min(256, flat.numel())
+        places = torch.arange(count, device=flat.device) * (flat.numel() - 1) // max(1, count - 1)
         return cls(tuple(latent.shape), flat[places].float().cpu())
 
     def matches(self, other: "Fingerprint") -> bool:
         """Whether both are the same latent, up to the rounding of a half-precision copy."""
         if self.shape != other.shape:
             return False
-        tolerance = 0.01 * float(self.values.std(correction=0)) + 1e-6
+        tolerance = 0.01 * float(self.values.nan_to_num(0, 0, 0).std(correction=0)) + 1e-6
         return torch.allclose(self.values, other.values, rtol=0.01, atol=tolerance, equal_nan=True)
 
 

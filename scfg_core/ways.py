@@ -13,7 +13,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from .attention import compute_dtype, head_mean_attention
+from .attention import head_mean_attention
+from .precision import compute_dtype
 from .propagation import MatrixFree, RowNormalised, SelfAttention, StoredAttention
 from .relief import Relief
 

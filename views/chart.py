@@ -36,8 +36,7 @@ def ticks(low: float, high: float, most: int = 6) -> list[float]:
 
 def top_of(*groups: Sequence[Line]) -> float:
     """A round number above every curve of these charts."""
-    peaks = [float(np.nanmax(line.y)) for lines in groups for line in lines if np.isfinite(line.y).any()]
-    peak = max([*peaks, 1e-6])
+    peak = max([1e-6, *(float(y) for lines in groups for line in lines for y in line.y if np.isfinite(y))])
     step = ticks(0, peak)[1]
     return math.ceil(peak / step - 1e-9) * step
 
@@ -97,12 +96,12 @@ def chart(
 
 
 def _draw(pen: ImageDraw.ImageDraw, points: Sequence[tuple[float, float]], line: Line) -> None:
-    """One curve in pieces between its gaps; a lone point is a dot."""
+    """One curve in pieces between its gaps, where it is not finite; a lone point is a dot."""
     thickness = round(line.thickness * _FINER)
     half = thickness / 2
     piece: list[tuple[float, float]] = []
     for point in [*points, (math.nan, math.nan)]:
-        if not math.isnan(point[1]):
+        if math.isfinite(point[1]):
             piece.append(point)
         elif piece:
             if len(piece) > 1:

@@ -3,6 +3,7 @@
 The regions are those of the last evaluation, fixed over the steps; norms are means over a region, in ε units.
 """
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -51,7 +52,13 @@ def region_norms(run: Run, image: int = 0, smallest_area: float = SMALLEST_AREA)
 
 
 def spread(norms: np.ndarray, areas: np.ndarray) -> float:
-    """How unequal the regions are: their standard deviation over their mean, by area, mean over evaluations."""
+    """How unequal the regions are: their standard deviation over their mean, by area, mean over evaluations.
+
+    Evaluations with a norm that is not finite are left out; NaN where none is left.
+    """
+    norms = norms[np.isfinite(norms).all(axis=1)]
+    if len(norms) == 0:
+        return math.nan
     weights = areas / areas.sum()
     mean = norms @ weights
     deviation = np.sqrt(((norms - mean[:, None]) ** 2) @ weights)
@@ -71,7 +78,7 @@ def curves(run: Run, *, image: int = 0, height: int = 230, width: int = 270, cap
 
     before, after, diffusion = lines(norms.classifier), lines(norms.rescaled), lines(norms.diffusion)
     shared = top_of(before, after)
-    spreads = [f"spread {spread(values, norms.areas):.2f}" for values in (norms.classifier, norms.rescaled)]
+    spreads = [_told(spread(values, norms.areas)) for values in (norms.classifier, norms.rescaled)]
     parts = [
         ("classifier score, before", before, shared, spreads[0]),
         ("classifier score, after", after, shared, spreads[1]),
@@ -84,6 +91,10 @@ def curves(run: Run, *, image: int = 0, height: int = 230, width: int = 270, cap
     shares = shares_of(run.evaluations[-1:], norms.owners, image)
     drawn = beside([*charts, below([paper(20, 1), legend(shares)], gap=0)], gap=20)
     return margin(below([drawn, titled(paper(0, drawn.shape[1]), caption)]) if caption else drawn)
+
+
+def _told(unequal: float) -> str:
+    return "" if math.isnan(unequal) else f"spread {unequal:.2f}"
 
 
 def _noted(picture: Picture, note: str) -> Picture:

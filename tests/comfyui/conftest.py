@@ -1,8 +1,12 @@
 """A real ComfyUI in this process, on the CPU, or one visible line that says why there is none."""
 
+import importlib.util
+import sys
+
 import pytest
 
 from . import host
+from .server import PACK
 
 HOST_WARNINGS = (
     "ignore:invalid escape sequence:DeprecationWarning",  # where the host is compiled for the first time
@@ -28,6 +32,21 @@ def pytest_runtest_setup(item):
 @pytest.fixture(scope="session")
 def comfyui():
     """For tests without a model of ours that import the host's modules."""
+
+
+@pytest.fixture(scope="module")
+def pack(comfyui):
+    """The pack, imported as the host imports it: a package of any name."""
+    name = "pack_under_test"
+    spec = importlib.util.spec_from_file_location(
+        name, PACK / "__init__.py", submodule_search_locations=[str(PACK)]
+    )
+    module = importlib.util.module_from_spec(spec)
+    sys.modules[name] = module
+    spec.loader.exec_module(module)
+    yield module
+    for loaded in [each for each in sys.modules if each == name or each.startswith(f"{name}.")]:
+        del sys.modules[loaded]
 
 
 @pytest.fixture(scope="session")

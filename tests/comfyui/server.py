@@ -57,6 +57,11 @@ class Finished:
     texts: list[tuple[str, str]] = field(default_factory=list)
     pictures: dict[str, list[np.ndarray]] = field(default_factory=dict)
 
+    @property
+    def frames(self) -> list[dict]:
+        """Frames of the live view, in the order in which they came."""
+        return [data for kind, data in self.events if kind == "scfg.step"]
+
 
 class Server:
     """`url` answers while the context is open; everything it wrote goes with it. `log()` says what it printed."""
@@ -129,14 +134,16 @@ class Server:
         except urllib.error.HTTPError as error:
             return json.loads(error.read())
 
-    def run(self, prompt: dict[str, Any], client: str | None = None) -> Finished:
-        """Queue a prompt as a client that listens, and wait for its end; a thread, for this one may have a loop."""
-        listening = asyncio.wait_for(self._run(prompt, client or uuid.uuid4().hex), RUN_SECONDS)
+    def run(self, prompt: dict[str, Any], client: str | None = None, frames: int = 0) -> Finished:
+        """Queue a prompt as a client that listens, and wait for its end and for so many live frames, which a thread
+        of their own sends; in a thread here too, for this one may have a loop.
+        """
+        listening = asyncio.wait_for(self._run(prompt, client or uuid.uuid4().hex, frames), RUN_SECONDS)
         with ThreadPoolExecutor(1) as thread:
             return thread.submit(asyncio.run, listening).result()
 
-    async def _run(self, prompt: dict[str, Any], client: str) -> Finished:
-        run = Finished()
+    async def _run(self, prompt: dict[str, Any], client: str, frames: int) -> Finished:
+        run, ended = Finished(), False
         address = f"{self.url}/ws?clientId={client}"
         async with aiohttp.ClientSession() as session, session.ws_connect(address, max_msg_size=0) as socket:
             answer = await asyncio.to_thread(self.post, "/prompt", {"prompt": prompt, "client_id": client})
@@ -145,7 +152,9 @@ class Server:
             async for message in socket:
                 if message.type is aiohttp.WSMsgType.BINARY:
                     _read_text(message.data, run)
-                elif message.type is aiohttp.WSMsgType.TEXT and _read_event(json.loads(message.data), run):
+                elif message.type is aiohttp.WSMsgType.TEXT:
+                    ended |= _read_event(json.loads(message.data), run)
+                if ended and len(run.frames) >= frames:
                     break
         identifier = answer["prompt_id"]
         outputs = (await asyncio.to_thread(self.get, f"/history/{identifier}"))[identifier]["outputs"]

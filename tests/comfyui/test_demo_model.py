@@ -1,13 +1,10 @@
 """The demo model is the same in ComfyUI and in diffusers: its predictions, and its pictures by CFG and by S-CFG."""
 
 import asyncio
-import importlib.util
-import sys
+import importlib
 
 import pytest
 import torch
-
-from .server import PACK
 
 pytest.importorskip("diffusers")
 
@@ -15,21 +12,6 @@ PROMPT = "a red circle and a blue square on a green background"
 STEPS, SCALE = 10, 5.0
 TOLERANCE = 2e-3
 """Of pictures in −1…1 after ten steps: two ways to the same sampler in fp32."""
-
-
-@pytest.fixture(scope="module")
-def pack(comfyui):
-    """The pack, imported as the host imports it: a package of any name."""
-    name = "pack_under_test"
-    spec = importlib.util.spec_from_file_location(
-        name, PACK / "__init__.py", submodule_search_locations=[str(PACK)]
-    )
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
-    yield module
-    for loaded in [each for each in sys.modules if each == name or each.startswith(f"{name}.")]:
-        del sys.modules[loaded]
 
 
 @pytest.fixture(scope="module")

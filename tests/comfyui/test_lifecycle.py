@@ -112,6 +112,20 @@ def test_running_out_of_memory_in_our_part_costs_the_guidance_and_not_the_pictur
     assert guided.run.notes == [OUT_OF_MEMORY]
 
 
+@pytest.mark.parametrize(
+    "where", ["run.Prompts", "run.prompt_tokens", "run.Fingerprint.of", "watcher.Session.ratio", "run.status_line"]
+)
+def test_an_error_of_our_own_costs_the_guidance_and_not_the_picture(sd15, monkeypatch, where):
+    plain = sample(sd15, steps=3)
+    monkeypatch.setattr(f"scfg_core.hosts.comfyui.{where}", lambda *_, **__: 1 / 0)
+    guided = scfg(sd15)
+    picture = sample(guided.model, steps=3)
+    assert torch.isfinite(picture).all()
+    if where in ("run.Prompts", "run.prompt_tokens"):
+        assert torch.equal(picture, plain)
+        assert "please report it" in guided.line
+
+
 def test_running_out_of_memory_in_a_middle_step_finishes_with_plain_cfg(sd15, monkeypatch):
     import scfg_core.collector
 

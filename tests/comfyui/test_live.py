@@ -2,7 +2,6 @@
 
 import base64
 import importlib
-import importlib.util
 import sys
 import threading
 import time
@@ -11,8 +10,6 @@ from types import SimpleNamespace
 import numpy as np
 import pytest
 import torch
-
-from .server import PACK
 
 CLIENT, NODE = "a client", "12:5"
 GRID, SIDE = 64, 256
@@ -48,42 +45,35 @@ class FakeServer:
 
 
 @pytest.fixture(scope="module")
-def pack(comfyui):
-    name = "pack_of_live_view"
-    spec = importlib.util.spec_from_file_location(
-        name, PACK / "__init__.py", submodule_search_locations=[str(PACK)]
-    )
-    module = importlib.util.module_from_spec(spec)
-    sys.modules[name] = module
-    spec.loader.exec_module(module)
+def parts(pack):
+    """Modules of the pack under their own names."""
     wanted = {"live": "nodes.live", "subscribers": "nodes.subscribers", "trace": "scfg_core.trace"}
     wanted |= {"words": "scfg_core.words"}
-    yield SimpleNamespace(**{key: importlib.import_module(f"{name}.{path}") for key, path in wanted.items()})
-    for loaded in [each for each in sys.modules if each == name or each.startswith(f"{name}.")]:
-        del sys.modules[loaded]
+    found = {key: importlib.import_module(f"{pack.__name__}.{path}") for key, path in wanted.items()}
+    return SimpleNamespace(**found)
 
 
 @pytest.fixture
-def server(pack, monkeypatch):
+def server(parts, monkeypatch):
     made = FakeServer()
     monkeypatch.setitem(sys.modules, "server", SimpleNamespace(PromptServer=SimpleNamespace(instance=made)))
-    pack.subscribers.subscribe(CLIENT, 0.0)
+    parts.subscribers.subscribe(CLIENT, 0.0)
     return made
 
 
-def a_run(pack):
+def a_run(parts):
     texts = ("<start>", *(f"word{index}" for index in range(75)), "<end>")
     numbers = (-1, *range(75), -1)
-    return pack.trace.Run(
-        tokens=[pack.words.PromptTokens(0, texts, numbers)],
+    return parts.trace.Run(
+        tokens=[parts.words.PromptTokens(0, texts, numbers)],
         schedule=tuple(float(STEPS - step) for step in range(STEPS)) + (0.0,),
     )
 
 
-def an_evaluation(pack, index):
+def an_evaluation(parts, index):
     generator = torch.Generator().manual_seed(index)
     norm = torch.rand(1, GRID, GRID, generator=generator) + 0.5
-    return pack.trace.Evaluation(
+    return parts.trace.Evaluation(
         index=index,
         sigma=torch.tensor([float(STEPS - index)]),
         guidance_scale=7.0,
@@ -97,11 +87,11 @@ def an_evaluation(pack, index):
     )
 
 
-def sample(pack, view, wait=0.0):
+def sample(parts, view, wait=0.0):
     """A run of STEPS evaluations; milliseconds that `view` took of the sampling thread at each."""
-    run, taken = a_run(pack), []
+    run, taken = a_run(parts), []
     for index in range(STEPS):
-        evaluation = an_evaluation(pack, index)
+        evaluation = an_evaluation(parts, index)
         run.add(evaluation)
         start = time.perf_counter()
         view.evaluated(run, evaluation)
@@ -112,8 +102,8 @@ def sample(pack, view, wait=0.0):
     return taken
 
 
-def test_every_step_is_there_in_the_end_once(pack, server):
-    sample(pack, pack.live.LiveView(NODE))
+def test_every_step_is_there_in_the_end_once(parts, server):
+    sample(parts, parts.live.LiveView(NODE))
     frames = server.frames(STEPS)
     assert sorted(frame["index"] for frame in frames) == list(range(STEPS))
     assert {(event, client) for event, _, client in server.sent} == {("scfg.step", CLIENT)}
@@ -121,41 +111,41 @@ def test_every_step_is_there_in_the_end_once(pack, server):
     assert {frame["step"]: frame["index"] for frame in frames} == {step: step for step in range(STEPS)}
 
 
-def test_a_frame_says_who_owns_what_and_how_strongly_it_is_guided(pack, server):
-    sample(pack, pack.live.LiveView(NODE))
+def test_a_frame_says_who_owns_what_and_how_strongly_it_is_guided(parts, server):
+    sample(parts, parts.live.LiveView(NODE))
     frame = next(each for each in server.frames(STEPS) if each["index"] == 3)
-    evaluation = an_evaluation(pack, 3)
+    evaluation = an_evaluation(parts, 3)
     numbers = np.frombuffer(base64.b64decode(frame["labels"]), "<u2").reshape(frame["grid"])
     texts = np.array([word["text"] for word in frame["words"]])[numbers]
-    expected = np.array(a_run(pack).tokens[0].texts)[evaluation.labels[0].numpy()]
+    expected = np.array(a_run(parts).tokens[0].texts)[evaluation.labels[0].numpy()]
     assert (texts == expected).all()
     ratios = np.frombuffer(base64.b64decode(frame["ratios"]), "<u2").reshape(frame["grid"]) / 1000
     assert np.abs(ratios - evaluation.ratio[0].numpy()).max() < 1e-3
     assert frame["preview"].startswith("data:image/jpeg;base64,")
 
 
-def test_the_throttle_leaves_out_what_comes_too_soon(pack, server):
-    pack.subscribers.subscribe(CLIENT, 60.0)
-    view, run = pack.live.LiveView(NODE), a_run(pack)
+def test_the_throttle_leaves_out_what_comes_too_soon(parts, server):
+    parts.subscribers.subscribe(CLIENT, 60.0)
+    view, run = parts.live.LiveView(NODE), a_run(parts)
     for index in range(STEPS):
-        view.evaluated(run, an_evaluation(pack, index))
+        view.evaluated(run, an_evaluation(parts, index))
     assert [frame["index"] for frame in server.frames(1)] == [0]
 
 
-def test_a_slow_page_costs_frames_and_not_time(pack, server):
+def test_a_slow_page_costs_frames_and_not_time(parts, server):
     server.slow.clear()
-    view, run = pack.live.LiveView(NODE), a_run(pack)
+    view, run = parts.live.LiveView(NODE), a_run(parts)
     for index in range(STEPS):
         time.sleep(0.03)
-        view.evaluated(run, an_evaluation(pack, index))
+        view.evaluated(run, an_evaluation(parts, index))
     server.slow.set()
-    frames = server.frames(pack.live.QUEUED + 1)
-    assert 0 < len(frames) <= pack.live.QUEUED + 1
+    frames = server.frames(parts.live.QUEUED + 1)
+    assert 0 < len(frames) <= parts.live.QUEUED + 1
     assert frames[-1]["index"] == STEPS - 1
 
 
 @pytest.mark.parametrize("reason", ["no client", "gone", "never asked", "switched off", "no server"])
-def test_nothing_is_made_for_nobody(pack, server, monkeypatch, reason):
+def test_nothing_is_made_for_nobody(parts, server, monkeypatch, reason):
     if reason == "no client":
         server.client_id = None
     if reason == "gone":
@@ -163,27 +153,27 @@ def test_nothing_is_made_for_nobody(pack, server, monkeypatch, reason):
     if reason == "never asked":
         server.client_id, server.sockets = "another", {"another": object()}
     if reason == "switched off":
-        pack.subscribers.subscribe(CLIENT, None)
+        parts.subscribers.subscribe(CLIENT, None)
     if reason == "no server":
         monkeypatch.delitem(sys.modules, "server")
-    monkeypatch.setattr(pack.live, "frame_of", lambda *_: pytest.fail("a frame was made"))
-    monkeypatch.setattr(pack.live._WORKER, "add", lambda _: pytest.fail("the worker was called"))
-    sample(pack, pack.live.LiveView(NODE))
+    monkeypatch.setattr(parts.live, "frame_of", lambda *_: pytest.fail("a frame was made"))
+    monkeypatch.setattr(parts.live._WORKER, "add", lambda _: pytest.fail("the worker was called"))
+    sample(parts, parts.live.LiveView(NODE))
     assert server.sent == []
 
 
-def test_a_run_after_an_interrupted_one_is_another_run(pack, server):
-    view, interrupted = pack.live.LiveView(NODE), a_run(pack)
-    view.evaluated(interrupted, an_evaluation(pack, 0))
+def test_a_run_after_an_interrupted_one_is_another_run(parts, server):
+    view, interrupted = parts.live.LiveView(NODE), a_run(parts)
+    view.evaluated(interrupted, an_evaluation(parts, 0))
     server.frames(1)
-    sample(pack, view)
+    sample(parts, view)
     frames = server.frames(STEPS + 1)
     assert len({frame["run"] for frame in frames}) == 2
     assert sorted(frame["index"] for frame in frames[1:]) == list(range(STEPS))
 
 
-def test_the_sampling_thread_gives_at_most_two_milliseconds(pack, server):
-    taken = sample(pack, pack.live.LiveView(NODE), wait=0.05)
+def test_the_sampling_thread_gives_at_most_two_milliseconds(parts, server):
+    taken = sample(parts, parts.live.LiveView(NODE), wait=0.05)
     server.frames(STEPS)
     assert threading.get_ident() not in server.threads
     assert sorted(taken)[len(taken) // 2] < LIMIT_MS, taken

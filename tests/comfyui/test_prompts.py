@@ -4,6 +4,8 @@ import numpy as np
 import pytest
 import torch
 
+from scfg_core.words import labels_of
+
 from . import host
 from .expected import Prompt, check, host_weight, scfg
 from .probe import Probe
@@ -156,6 +158,22 @@ def test_entries_take_turns_along_the_schedule(sd15):
     whole = host_weight((H, W))
     check(probe, guided, [Prompt(A, None, whole)], [Prompt(EMPTY)], evaluations=[0, 1])
     check(probe, guided, [Prompt(B, None, whole)], [Prompt(EMPTY)], evaluations=[2, 3])
+    first, *_, last = guided.run.evaluations
+    assert first.labels.max() < 77 <= last.labels.min()
+    assert [each.first_label for each in guided.run.tokens] == [0, 77]
+    assert guided.run.token_count == 4 and "2 entries" in guided.line
+
+
+def test_words_of_prompts_that_take_turns_keep_their_weights_and_places(sd15):
+    def named(text, word, **when):
+        words = {"scfg_words": (("<start>", word, *["<pad>"] * 75), (-1, 0, *[-1] * 75))}
+        return host.conditioning(text, **words, **when)
+
+    positive = named(A, "cat", end_percent=0.4) + named(B, "dog", start_percent=0.4)
+    guided = scfg(sd15, word_weights={"cat": 1.5, "dog": 0.5})
+    host.ksample(guided.model, positive, host.conditioning(EMPTY), host.latent(H, W), steps=4)
+    assert not any("no word" in note for note in guided.run.notes)
+    assert labels_of("cat", guided.run.tokens) == (1,) and labels_of("dog", guided.run.tokens) == (78,)
 
 
 def test_little_memory_runs_every_prompt_apart(sd15, monkeypatch):

@@ -89,11 +89,10 @@ def test_a_client_that_did_not_ask_gets_no_live_frames(compared):
 
 def test_a_client_that_asks_gets_every_step_at_the_end(server):
     server.post("/scfg/live", {"client": "asks", "interval": 60})
-    run = server.run(sampled(demo(SHAPES) | {"5": guidance(strength=0.9)}, SCFG, ["5", 0]), client="asks")
-    frames = [data for kind, data in run.events if kind == "scfg.step"]
-    assert [frame["index"] for frame in frames] == [0, 1, 2, 3]
-    assert {frame["node"] for frame in frames} == {"5"}
-    assert all(abs(sum(word["area"] for word in frame["words"]) - 1) < 1e-6 for frame in frames)
+    run = server.run(sampled(demo(SHAPES) | {"5": guidance(strength=0.9)}, SCFG, ["5", 0]), client="asks", frames=4)
+    assert [frame["index"] for frame in run.frames] == [0, 1, 2, 3]
+    assert {frame["node"] for frame in run.frames} == {"5"}
+    assert all(abs(sum(word["area"] for word in frame["words"]) - 1) < 1e-6 for frame in run.frames)
 
 
 def test_every_run_is_logged_in_one_line(compared, server):

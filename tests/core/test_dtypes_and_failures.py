@@ -120,6 +120,29 @@ def test_half_precision_q_and_k_give_the_labels_of_their_float64_maps(dtype):
     assert changed == [0.0] * 4
 
 
+@pytest.mark.parametrize("way", ["stored", "matrix_free"])
+def test_autocast_around_us_changes_nothing(way):
+    rng, tokens = rng_of(85), 7
+    blocks = [pair(rng, f"block{i}", grid, 2, tokens) for i, grid in enumerate(GRIDS)]
+    entries, rows = two_branches(1, tokens)
+    seen = []
+    for casting in (False, True):
+        collector = Collector(PAPER, way=way)
+        collector.begin(entries)
+        with torch.autocast("cpu", torch.bfloat16, enabled=casting):
+            feed(collector, blocks, rows)
+            seen.append([collector.token_maps(entry).values for entry in entries])
+    assert all(one.equal(other) for one, other in zip(*seen, strict=True))
+
+
+@PRESETS
+def test_autocast_around_stored_maps_changes_nothing(settings):
+    maps = two(rng_of(86))
+    plain = segment(*maps, settings)
+    with torch.autocast("cpu", torch.bfloat16):
+        assert segment(*maps, settings).scores.equal(plain.scores)
+
+
 @HALVES
 def test_combine_keeps_the_dtype(dtype):
     rng = rng_of(84)

@@ -8,6 +8,7 @@ import torch
 
 from scfg_core import Grid, Settings, SettingsError
 from scfg_core.collector import Entry, Rows
+from scfg_core.segmentation import Segmentation
 from scfg_core.session import NO_MAPS, OUT_OF_MEMORY, REUSED, Collection, Moment, Placement, Session
 from scfg_core.trace import KEPT_EVALUATIONS, Evaluation, Fingerprint, Run, Trace
 
@@ -118,6 +119,51 @@ def test_an_error_of_our_own_gives_plain_cfg_and_is_reported(monkeypatch, caplog
     assert "ZeroDivisionError" in run.notes[0] and "ZeroDivisionError" in caplog.text
 
 
+def test_a_second_thread_that_fails_after_the_first_gave_up_says_nothing_more(caplog):
+    session, run = new_session()
+    session.begin(ENTRIES)
+    session.give_up(torch.cuda.OutOfMemoryError("CUDA out of memory"))
+    session.give_up(ValueError("rows of an evaluation that is over"))
+    assert run.notes == [OUT_OF_MEMORY] and caplog.text == ""
+
+
+def test_regions_of_ones_own_need_no_scores():
+    own = Segmentation(torch.arange(2).repeat(1, 4, 10)[..., :5], torch.ones(1, 4, 5, dtype=torch.bool))
+    session, run = new_session(collection=Collection(soft_maps=True), resegment=lambda found: own)
+    assert evaluate(session) is not None
+    assert torch.equal(run.evaluations[0].labels, own.labels.to(torch.int16))
+    assert run.evaluations[0].soft is None and run.notes == []
+
+
+def test_prompts_that_take_turns_keep_their_labels():
+    """A of 6 tokens speaks first, then B of 4: B's tokens are always those after A's."""
+    session, run = new_session(collection=Collection(soft_maps=True))
+    alone, alone_run = new_session(collection=Collection(soft_maps=True))
+    tokens = {"A": TOKENS, "B": 4}
+    entries = {name: Entry("cond", length) for name, length in tokens.items()} | {"empty": ENTRIES["empty"]}
+    delta = torch.randn(1, 4, 8, 10)
+    for seed, speaks in enumerate("AB"):
+        for each in (session, alone):
+            each.begin(entries)
+            rows = [Rows("empty", slice(0, 1)), Rows(speaks, slice(1, 2))]
+            each.collector.observe_self("layer", *qk(seed, GRID.area), rows, GRID)
+            for place, part in enumerate(rows):
+                q, k = qk(seed + 5, tokens.get(part.entry, TOKENS))
+                own = Rows(part.entry, slice(0, 1))
+                each.collector.observe_cross("layer", q[place : place + 1], k[place : place + 1], [own], GRID)
+        places = [Placement(name, silent=name != speaks) for name in "AB"]
+        with_the_other = session.ratio(delta, delta, Moment(1.0, 5.0), places, [Placement("empty")])
+        by_itself = alone.ratio(delta, delta, Moment(1.0, 5.0), [Placement(speaks)], [Placement("empty")])
+        assert torch.equal(with_the_other, by_itself)
+    first, second = (each.labels for each in run.evaluations)
+    assert torch.equal(first, alone_run.evaluations[0].labels)
+    assert torch.equal(second, alone_run.evaluations[1].labels + TOKENS)
+    assert run.token_count == 2 and run.token_sum.shape == (1, GRID.area, 10)
+    assert (
+        run.evaluations[0].soft[..., TOKENS:].abs().max() == run.evaluations[1].soft[..., :TOKENS].abs().max() == 0
+    )
+
+
 def test_soft_maps_are_kept_only_when_asked_for():
     for soft in (False, True):
         session, run = new_session(collection=Collection(soft_maps=soft))
@@ -189,6 +235,21 @@ def test_a_dropped_run_is_collected():
     trace.add(Run())
     gc.collect()
     assert gone() is None
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_a_fingerprint_knows_a_latent_that_is_not_finite(value):
+    latent = torch.randn(1, 4, 8, 8)
+    latent[..., ::2] = value
+    assert Fingerprint.of(latent).matches(Fingerprint.of(latent.clone()))
+    assert not Fingerprint.of(torch.randn(1, 4, 8, 8)).matches(Fingerprint.of(latent))
+
+
+def test_a_fingerprint_of_a_latent_of_more_than_16_million_numbers():
+    """Beyond 2²⁴ single precision does not count every whole number: a video's latent."""
+    latent = torch.zeros(1, 16, 33, 136, 240, dtype=torch.uint8)
+    latent[..., -1] = 7
+    assert Fingerprint.of(latent).values[-1] == 7
 
 
 def test_a_fingerprint_survives_half_precision_and_tells_seeds_apart():

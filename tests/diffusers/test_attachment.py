@@ -161,6 +161,16 @@ def test_running_out_of_memory_is_plain_cfg_and_said_once(unet, scheduler, monke
     assert run.notes == [OUT_OF_MEMORY]
 
 
+@pytest.mark.parametrize("where", ["watching._split_heads", "attachment.rescale", "attachment.count_predicted"])
+def test_an_error_of_our_own_is_plain_cfg_and_said_once(unet, scheduler, monkeypatch, where):
+    plain = sample(unet, scheduler, context(1), noise(1))
+    with scfg(unet, guidance_scale=5, scheduler=scheduler) as run:
+        monkeypatch.setattr(f"scfg_core.hosts.diffusers.{where}", lambda *_: 1 / 0)
+        picture = sample(unet, scheduler, context(1), noise(1))
+    assert torch.equal(picture, plain)
+    assert len(run.notes) == 1 and "ZeroDivisionError" in run.notes[0]
+
+
 @pytest.mark.parametrize("prediction", ["epsilon", "v_prediction", "sample"])
 def test_norms_are_in_epsilon_units_whatever_the_unet_predicts(unet, scheduler, prediction, monkeypatch):
     """The same ε behind three kinds of prediction: the records agree."""

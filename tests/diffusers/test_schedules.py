@@ -70,6 +70,7 @@ def test_every_evaluation_finds_its_step(unet, kind):
         scale_and_sample(unet, scheduler)
     steps = [run.step_of(each) for each in run.evaluations]
     assert len(steps) == len(scheduler.timesteps)
+    assert sorted(set(steps)) == list(range(steps[-1] + 1))
     assert steps == sorted(steps)
     assert steps[-1] == len(run.schedule) - 2
     assert not run.notes

@@ -167,6 +167,29 @@ def test_a_folder_that_is_no_pipeline_is_refused(tmp_path, coco):
         checkpoint.main([str(tmp_path), "--captions", str(coco / "captions.json"), *GRID, "--out", str(tmp_path)])
 
 
+def test_pictures_that_are_not_there_are_missed_before_anything_is_drawn(
+    stable_diffusion, coco, tmp_path, monkeypatch
+):
+    monkeypatch.setattr(checkpoint, "draw_missing", lambda *_: pytest.fail("drawn"))
+    (tmp_path / "prompts.txt").write_text("a cat\n" * 4)
+    for captions, images, word in (
+        (tmp_path / "prompts.txt", coco / "images", "named pictures"),
+        (coco / "captions.json", tmp_path, "none"),
+    ):
+        command = [str(stable_diffusion), "--captions", str(captions), "--images", str(images), *ONE_ARM]
+        with pytest.raises(ScfgError, match=word):
+            checkpoint.main([*command, "--out", str(tmp_path / "out")], mean_colours)
+
+
+def test_a_scale_without_guidance_is_drawn_and_has_nothing_to_measure(stable_diffusion, coco, tmp_path):
+    options = [*ONE_ARM, "--scales", "1", "--sampler", "ddim"]
+    command = [str(stable_diffusion), "--captions", str(coco / "captions.json"), *options]
+    checkpoint.main([*command, "--out", str(tmp_path)])
+    found = found_in(tmp_path)
+    assert set(found) == {(arm, 1.0, index) for arm in ("cfg", "default") for index in range(2)}
+    assert all("spread" not in record and record["mean_scale"] == 1 for record in found.values())
+
+
 def test_coco_prompts_are_one_per_picture_and_longer_lists_begin_with_shorter_ones(coco):
     path = coco / "captions.json"
     few, many = read_prompts(path, 3), read_prompts(path, 7)

@@ -78,6 +78,9 @@ def test_more_prompts_may_come_later(finished, tmp_path):
     after = records(tmp_path)
     assert {key: after[key] for key in before} == before
     assert {index for arm, _, index in after if arm in MAIN} == set(range(6))
+    small.main([*FEW, "--prompts", "6", "--out", str(tmp_path)])
+    assert {index for _, _, index in records(tmp_path)} == set(range(6))
+    assert {key: records(tmp_path)[key] for key in after} == after
 
 
 def test_an_arm_without_what_it_needs_is_refused():

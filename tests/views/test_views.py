@@ -167,6 +167,16 @@ def test_one_evaluation_can_be_drawn(run):
     assert views.curves(run).dtype == np.uint8
 
 
+def test_norms_that_are_not_finite_are_gaps(run):
+    """What half precision that overflowed leaves behind."""
+    broken = replace(run.evaluations[0], classifier=torch.full_like(run.evaluations[0].classifier, torch.inf))
+    run.evaluations = [broken, *run.evaluations[1:]]
+    assert views.curves(run).dtype == np.uint8
+    run.evaluations = [replace(each, classifier=broken.classifier) for each in run.evaluations]
+    assert views.curves(run).dtype == np.uint8
+    assert spread(np.array([[np.inf, 1.0], [1.0, 3.0]]), np.array([0.5, 0.5])) == pytest.approx(0.5)
+
+
 def test_spread_is_zero_for_equal_regions_and_weighs_by_area():
     equal = np.ones((3, 2))
     assert spread(equal, np.array([0.5, 0.5])) == 0

@@ -97,7 +97,11 @@ class _Wrappers:
         finally:
             options.pop(KEY, None)
             run.end()
-        attachment.trace.add(run.finished(output))
+        try:
+            attachment.trace.add(run.finished(output))
+        except Exception:  # the picture is there, whatever becomes of its record
+            logging.exception("S-CFG could not keep the record of its run")
+            return output
         self._tell(lambda listener: listener.finished(run.record, run.status()))
         return output
 

@@ -22,7 +22,7 @@ class Preview:
         largest = max(latent.shape[2:])
         if largest > LONGEST_SIDE:
             sides = [max(1, side * LONGEST_SIDE // largest) for side in latent.shape[2:]]
-            latent = F.interpolate(latent, size=sides, mode="area")
+            latent = F.interpolate(latent.float(), size=sides, mode="bilinear")
         latent = latent.float()
         factors = self._format.latent_rgb_factors
         if factors is None or len(factors) != latent.shape[1]:

@@ -65,16 +65,15 @@ class Prompts:
         return [Rows(key, slice(index * batch, (index + 1) * batch)) for index, key in enumerate(keys)]
 
     def placements(self, index: int) -> list[Placement]:
-        """Where the entries of one list speak now, in order; those outside their timestep range are left out."""
+        """Where the entries of one list speak now, in order; those outside their timestep range are silent."""
         conditionings = [each for each in self.lists[index] or () if (index, each["uuid"]) in self.entries]
         plain = len(conditionings) == 1 and not {"area", "mask"} & conditionings[0].keys()
         if plain:
             return [Placement((index, conditionings[0]["uuid"]))]
         placed = []
         for conditioning in conditionings:
-            place = self._placed(conditioning)
-            if place is not None:
-                placed.append((conditioning, Placement((index, conditioning["uuid"]), *place)))
+            key, place = (index, conditioning["uuid"]), self._placed(conditioning)
+            placed.append((conditioning, Placement(key, silent=True) if place is None else Placement(key, *place)))
         return self._with_defaults(placed)
 
     def _with_defaults(self, placed: list[tuple[dict, Placement]]) -> list[Placement]:
@@ -82,12 +81,11 @@ class Prompts:
         others = [place.weight for conditioning, place in placed if "default" not in conditioning]
         result = []
         for conditioning, place in placed:
-            if "default" in conditioning:
+            if "default" in conditioning and not place.silent:
                 room = torch.ones_like(self.latent[:, 0]) - sum(weight for weight in others if weight is not None)
                 room = room.clamp(min=0)
-                if not room.any():  # the host does not run it then; it waits for the device here as well
-                    continue
-                place = Placement(place.entry, None, room)
+                # the host does not run it where there is none; it waits for the device here as well
+                place = Placement(place.entry, None, room, silent=not room.any())
             result.append(place)
         return result
 
@@ -129,7 +127,7 @@ def start_tokens(conditioning: dict) -> tuple[int, ...]:
 
 
 def prompt_tokens(prompts: Prompts, index: int, placements: Sequence[Placement]) -> list[PromptTokens]:
-    """The tokens of the entries of one list that speak, in label order; unnamed where the encoder did not say."""
+    """The tokens of the entries of one list, in label order; unnamed where the encoder did not say."""
     by_key: dict[Hashable, dict] = {(index, each["uuid"]): each for each in prompts.lists[index] or ()}
     first, tokens = 0, []
     for place in placements:

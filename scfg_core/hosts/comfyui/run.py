@@ -98,6 +98,13 @@ class SamplingRun:
 
     def watch(self, conds: Sequence[list[dict] | None], x: Tensor, sigma: Tensor, model_options: dict) -> bool:
         """The host is about to run the conditionings `conds`; True where this call is to be watched."""
+        try:
+            return self._watch(conds, x, sigma, model_options)
+        except Exception as error:
+            self.session.give_up(error)
+            return False
+
+    def _watch(self, conds: Sequence[list[dict] | None], x: Tensor, sigma: Tensor, model_options: dict) -> bool:
         if self._noisy is None or self._prompts is not None or self._slot_reached:
             return False
         if x.shape != self._noisy.shape or model_options.get("context_handler") is not None:
@@ -148,7 +155,14 @@ class SamplingRun:
     # the CFG slot
 
     def _ratio(self, args: dict) -> Tensor | None:
-        """The ratio map of this evaluation, or None for plain CFG."""
+        """The ratio map of this evaluation, or None for plain CFG; whatever happens to us, the picture is made."""
+        try:
+            return self._computed_ratio(args)
+        except Exception as error:
+            self.session.give_up(error)
+            return None
+
+    def _computed_ratio(self, args: dict) -> Tensor | None:
         self._guided_last = False
         if self._prompts is None and self._spoiled is None:  # another node answered without a call of the U-Net
             self.watch((args["input_cond"], args["input_uncond"]), args["input"], args["sigma"], {})

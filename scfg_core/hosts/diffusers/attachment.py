@@ -120,7 +120,7 @@ class Attachment:
         return self._call is not None and bool(self._call.rows) and not self._session.exhausted
 
     def feed(self, kind: str, layer: str, q: Tensor, k: Tensor, grid: Grid, **more: Any) -> None:
-        """Hand a layer's q and k to the collector; whatever happens to us, the layer's own output is computed."""
+        """Hand a layer's q and k to the collector."""
         call = self._call
         assert call is not None
         keys = {"observe_self": grid.area, "observe_cross": call.tokens, "observe_joint": call.tokens + grid.area}
@@ -130,10 +130,11 @@ class Attachment:
             self.run.note(CHANGED)
         if layer in call.left_out:
             return
-        try:
-            getattr(self._session.collector, kind)(layer, q, k, call.rows, grid, **more)
-        except Exception as error:
-            self._session.give_up(error)
+        getattr(self._session.collector, kind)(layer, q, k, call.rows, grid, **more)
+
+    def give_up(self, error: Exception) -> None:
+        """Plain CFG for the rest of the sampling."""
+        self._session.give_up(error)
 
     def _before(self, unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Begin an evaluation, where this call is one under guidance."""
@@ -188,7 +189,11 @@ class Attachment:
         call, self._call = self._call, None
         if call is None:
             return None
-        guided = self._guided(call, output[0])
+        try:
+            guided = self._guided(call, output[0])
+        except Exception as error:
+            self.give_up(error)
+            return None
         if guided is None:
             return None
         return (guided, *output[1:]) if isinstance(output, tuple) else type(output)(**{**output, "sample": guided})

@@ -127,8 +127,8 @@ class Schedule:
         return NoiseLevel(1 - inside / last, math.sqrt(alpha), math.sqrt(1 - alpha), self.prediction)
 
     def sigmas(self) -> tuple[float, ...]:
-        """Noise levels of the steps, from the highest to 0."""
-        return (*(self.level(time).sigma for time in self.times), 0.0)
+        """Noise levels of the steps, from the highest to 0; a level that is evaluated twice (Heun, PNDM) is one."""
+        return (*(self.level(time).sigma for time in dict.fromkeys(self.times)), 0.0)
 
 
 def noise_level(scheduler: Any, timestep: float) -> NoiseLevel:

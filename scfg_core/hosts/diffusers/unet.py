@@ -20,11 +20,16 @@ __all__ = ["Block", "JointLayer", "Layer", "Sink", "find_blocks", "find_layers",
 
 
 class Sink(Protocol):
-    """What becomes of q and k: `feed("observe_self", layer, q, k, grid, scale=…)`, while `wanted()`."""
+    """What becomes of q and k: `feed("observe_self", layer, q, k, grid, scale=…)`, while `wanted()`.
+
+    `give_up` hears of an error of ours; the layer's own output is computed all the same.
+    """
 
     def wanted(self) -> bool: ...
 
     def feed(self, kind: str, layer: str, q: Tensor, k: Tensor, grid: Grid, **more: Any) -> None: ...
+
+    def give_up(self, error: Exception) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -44,8 +49,8 @@ class Block:
         def observer(kind: str) -> Callable[[Tensor, Tensor, float], None]:
             return lambda q, k, scale: sink.feed(kind, self.info.name, q, k, grid(), scale=scale)
 
-        yield from watch_attention(self.attn1, sink.wanted, observer("observe_self"))
-        yield from watch_attention(self.attn2, sink.wanted, observer("observe_cross"))
+        yield from watch_attention(self.attn1, sink.wanted, observer("observe_self"), sink.give_up)
+        yield from watch_attention(self.attn2, sink.wanted, observer("observe_cross"), sink.give_up)
 
 
 @dataclass(frozen=True)
@@ -74,7 +79,7 @@ class JointLayer:
             sink.feed("observe_cross", self.info.name, q, text, grid(), scale=scale)
 
         projections, observe = (JOINT, joint) if self.sees_image else (TEXT_ONLY, text_only)
-        yield from watch_projections(self.attention, projections, sink.wanted, observe)
+        yield from watch_projections(self.attention, projections, sink.wanted, observe, sink.give_up)
 
 
 Layer = Block | JointLayer

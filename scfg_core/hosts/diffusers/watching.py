@@ -19,13 +19,16 @@ TEXT_ONLY = {"to_q": None, "add_k_proj": None}
 
 
 def watch_attention(
-    attention: nn.Module, wanted: Callable[[], bool], seen: Callable[[Tensor, Tensor, float], None]
+    attention: nn.Module,
+    wanted: Callable[[], bool],
+    seen: Callable[[Tensor, Tensor, float], None],
+    failed: Callable[[Exception], None] | None = None,
 ) -> list[RemovableHandle]:
     """Call `seen(q, k, scale)` after every call of `attention` for which `wanted()`: q, k (b, H, n or m, d).
 
     See `watch_projections`.
     """
-    return watch_projections(attention, PROJECTIONS, wanted, seen)
+    return watch_projections(attention, PROJECTIONS, wanted, seen, failed)
 
 
 def watch_projections(
@@ -33,12 +36,14 @@ def watch_projections(
     projections: Mapping[str, str | None],
     wanted: Callable[[], bool],
     seen: Callable[..., None],
+    failed: Callable[[Exception], None] | None = None,
 ) -> list[RemovableHandle]:
     """Call `seen(*heads, scale)` after every call of `attention` for which `wanted()`: heads (b, H, n, d).
 
     They are what the attention's own projections gave to whichever processor is set, so they are computed once, and
     the processor, its keyword arguments and its output are not touched. A processor that does not ask all of them
-    is not seen. Raises `ShapeError` where the projections are fused into one.
+    is not seen. An error in `seen` goes to `failed`, where there is one, and never to the attention.
+    Raises `ShapeError` where the projections are fused into one.
     """
     expect(
         not getattr(attention, "fused_projections", False),
@@ -61,9 +66,16 @@ def watch_projections(
 
     def tell(module: nn.Module, args: Any, output: Any) -> None:
         if len(caught) == len(projections):
-            heads = [_split_heads(module, caught[name], norm) for name, norm in projections.items()]
-            caught.clear()
-            seen(*heads, module.scale)
+            try:
+                seen(
+                    *(_split_heads(module, caught[name], norm) for name, norm in projections.items()), module.scale
+                )
+            except Exception as error:
+                if failed is None:
+                    raise
+                failed(error)
+            finally:
+                caught.clear()
 
     return [
         attention.register_forward_pre_hook(forget),
