@@ -31,6 +31,11 @@ class Ratio:
         low, high = np.quantile(np.median(ratios[picks], axis=1), (0.025, 0.975))
         return cls(float(np.median(ratios)), float(low), float(high), len(ratios))
 
+    def parts(self) -> dict[str, Any]:
+        """Of a row."""
+        interval = [self.low, self.high]
+        return {"time": str(self), "time_ratio": self.median, "time_interval": interval, "pairs": self.pairs}
+
     def __str__(self) -> str:
         interval = "" if self.pairs == 1 else f" [{self.low:.3f}, {self.high:.3f}]"
         return f"{self.median:.3f}{interval}"

@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from scfg_core import Grid, Settings
 from scfg_core.hosts.comfyui import guide, observe
@@ -111,6 +111,7 @@ class Host:
     """One model; `sample` runs a few evaluations of CFG in one of the variants.
 
     variants: "cfg", "watch" (observed, nothing changed), "scfg" (default settings), "naive".
+    watched: the modules in which S-CFG's work on its layers happens (here attentions, in diffusers whole blocks).
     calls: of the U-Net in the last sampling; the host splits an evaluation's batch where memory is short, and then
     no two pictures are equal to the last bit.
     """
@@ -134,6 +135,7 @@ class Host:
             "naive": _with_naive(self._plain),
         }
         self._text = [self._prompt(seed) for seed in (1, 2)]
+        self.watched = _watched(self._plain.model.diffusion_model)
 
     def _counted(self, executor: Any, *args: Any, **kwargs: Any) -> Tensor:
         self.calls += 1
@@ -155,6 +157,20 @@ class Host:
         return comfy.sample.sample(
             model, noise, evaluations, CFG, "euler", "normal", *self._text, latent, disable_pbar=True, seed=0
         )
+
+
+def _watched(unet: Any) -> list[nn.Module]:
+    names = choose_layers(text_attention_layers(unet), "auto")
+    parts = {"input": unet.input_blocks, "middle": [unet.middle_block], "output": unet.output_blocks}
+    return [
+        attention
+        for kind, blocks in parts.items()
+        for number, block in enumerate(blocks)
+        for tower in block
+        for index, layer in enumerate(getattr(tower, "transformer_blocks", ()))
+        if layer_name((kind, number), index) in names
+        for attention in (layer.attn1, layer.attn2)
+    ]
 
 
 def _with_naive(patcher: Any) -> Any:

@@ -2,8 +2,9 @@
 
 Time is that of an evaluation after the first one (the first S-CFG evaluation does not know yet that it will guide,
 so it computes attention and maps apart). Peaks are live bytes above the model; kept bytes are what is alive between
-two evaluations beyond what plain CFG keeps. A last row divides the sum of what the watched layers add, each
-measured by itself, by the plain step of the same run.
+two evaluations beyond what plain CFG keeps. Two more rows leave out how the rest of a step scatters: what the
+watched layers took more than in the plain steps of the same run, and what they add when each is measured by itself;
+both with the guidance, over the plain step.
 """
 
 from __future__ import annotations
@@ -48,6 +49,7 @@ def time(host: Any, meter: Meter, side: int, variants: list[str], pairs: int) ->
     """Seconds of every variant's evaluations, taken in turns, as parts of rows."""
     later: dict[str, list[float]] = {variant: [] for variant in variants}
     first: dict[str, list[float]] = {variant: [] for variant in variants}
+    inside: dict[str, list[float]] = {variant: [] for variant in variants}
     pictures: dict[str, Tensor] = {}
     calls: dict[str, int] = {}
     if pairs > 1 or meter.device != "cpu":
@@ -64,18 +66,16 @@ def time(host: Any, meter: Meter, side: int, variants: list[str], pairs: int) ->
                 calls[variant] = host.calls
                 first[variant].append(meter.times[0])
                 later[variant].append(meter.times[1])
+                inside[variant].append(meter.inside[1])
                 bar.write(f"{host.name} {side}² {variant}: {meter.times[0]:.2f} s, {meter.times[1]:.2f} s")
                 bar.update()
     parts = {}
     for variant in variants:
         ratio = Ratio.of(later[variant], later["cfg"][: len(later[variant])])
-        parts[variant] = {
-            "time": str(ratio),
-            "time_ratio": ratio.median,
-            "time_interval": [ratio.low, ratio.high],
-            "pairs": ratio.pairs,
+        parts[variant] = ratio.parts() | {
             "first_time_ratio": Ratio.of(first[variant], first["cfg"][: len(first[variant])]).median,
             "seconds": sorted(later[variant])[len(later[variant]) // 2],
+            "inside": inside[variant],
             "all_seconds": [list(pair) for pair in zip(first[variant], later[variant], strict=True)],
             "calls": calls[variant],
             "identical": "yes" if pictures[variant].equal(pictures["cfg"]) else "no",
@@ -102,16 +102,22 @@ def count(host: Any, meter: Meter, side: int, variants: list[str]) -> dict[str, 
     }
 
 
-def by_layers(name: str, side: int, dtype: torch.dtype, pairs: int, device: str, plain: float) -> dict[str, Any]:
-    """S-CFG's time as a sum over its layers, over the seconds of a plain step."""
-    layers = overhead.measure(name, side, dtype, pairs, device)
-    low, middle, high = (
-        1 + (added + layers["guidance"]) / plain
-        for added in (layers["added_interval"][0], layers["added"], layers["added_interval"][1])
-    )
-    ratio = Ratio(middle, low, high, pairs)
-    parts = {"time": str(ratio), "time_ratio": middle, "time_interval": [low, high], "pairs": pairs}
-    return parts | {f"layers_{key}": layers[key] for key in ("attention", "added", "guidance")}
+def by_layers(
+    name: str, side: int, dtype: torch.dtype, pairs: int, device: str, found: dict[str, dict[str, Any]]
+) -> dict[str, dict[str, Any]]:
+    """S-CFG's time by its layers, over the seconds of a plain step: rows of what they took within the steps that
+    were timed (on a CPU), and of the sum of each measured by itself.
+    """
+    plain, layers = found["cfg"]["seconds"], overhead.measure(name, side, dtype, pairs, device)
+    low, high = (1 + (added + layers["guidance"]) / plain for added in layers["added_interval"])
+    alone = Ratio(1 + (layers["added"] + layers["guidance"]) / plain, low, high, pairs)
+    rows = {"scfg, sum of layers": alone.parts()}
+    rows["scfg, sum of layers"] |= {f"layers_{key}": layers[key] for key in ("attention", "added", "guidance")}
+    if device == "cpu":
+        more = zip(found["scfg"]["inside"], found["cfg"]["inside"], strict=True)
+        ours = [plain + guided - bare + layers["guidance"] for guided, bare in more]
+        rows = {"scfg, within its layers": Ratio.of(ours, [plain] * len(ours)).parts()} | rows
+    return rows
 
 
 def main(options: argparse.Namespace) -> None:
@@ -130,6 +136,7 @@ def main(options: argparse.Namespace) -> None:
         dtype = DTYPES[options.dtype or ("fp16" if not cpu else "fp32" if name == "sd15" else "bf16")]
         meter = Meter(options.device)
         host = kind.Host(name, dtype, options.device, meter)
+        meter.listen(host.watched)
         for side in options.latent or sizes[name]:
             found: dict[str, dict[str, Any]] = {}
             if not options.memory_only:
@@ -137,8 +144,7 @@ def main(options: argparse.Namespace) -> None:
             for variant, parts in count(host, meter, side, _variants(options, name, side, timed=False)).items():
                 found[variant] = found.get(variant, {}) | parts
             if not options.memory_only:
-                plain = found["cfg"]["seconds"]
-                found["scfg, sum of layers"] = by_layers(name, side, dtype, max(5, pairs), options.device, plain)
+                found |= by_layers(name, side, dtype, max(5, pairs), options.device, found)
             case = f"{name} {side}²"
             for variant, parts in found.items():
                 row = {"name": f"{case}, {variant}", "time_ratio": None, "peak_ratio": None}

@@ -1,12 +1,15 @@
-"""What a host's evaluations cost: the seconds of each, or the bytes that are alive in it and after it."""
+"""What a host's evaluations cost: the seconds of each and of the layers that S-CFG watches, or the bytes that are
+alive in it and after it.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable
+import time
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from .clock import seconds
 from .memory import LiveBytes
@@ -18,15 +21,28 @@ class Meter:
     def __init__(self, device: str) -> None:
         self.device = device
         self.times: list[float] = []
+        self.inside: list[float] = []
         self._memory: LiveBytes | None = None
         self._peaks: list[int] = []
         self._kept: list[int] = []
 
     def restart(self) -> None:
-        self.times, self._peaks, self._kept = [], [], []
+        self.times, self.inside, self._peaks, self._kept = [], [], [], []
+
+    def listen(self, modules: Iterable[nn.Module]) -> None:
+        """Count the processor seconds inside these modules too, as `inside`; on a CPU only."""
+
+        def leave(module: nn.Module, args: Any, output: Any) -> None:
+            self.inside[-1] += time.process_time() - begun.pop()
+
+        begun: list[float] = []
+        for module in modules if self.device == "cpu" else ():
+            module.register_forward_pre_hook(lambda *_: begun.append(time.process_time()))
+            module.register_forward_hook(leave)
 
     def __call__(self, evaluation: Callable[[], Tensor]) -> Tensor:
         results: list[Tensor] = []
+        self.inside.append(0.0)
         if self._memory is not None:
             self._kept.append(self._memory.live)
             self._memory.restart()

@@ -79,6 +79,13 @@ class Host:
         self.name = name
         self._around = around
         self._unet = build(name, dtype, device)
+        blocks = find_blocks(self._unet)
+        names = choose_layers([block.info for block in blocks], "auto")
+        self.watched = [
+            block.tower.get_submodule(f"transformer_blocks.{block.info.name.rsplit('.', 1)[1]}")
+            for block in blocks
+            if block.info.name in names
+        ]
         self._scheduler = DDIMScheduler(beta_schedule="scaled_linear", clip_sample=False, set_alpha_to_one=False)
         generator = torch.Generator().manual_seed(1)
         width = LAYOUTS[name]["cross_attention_dim"]

@@ -66,10 +66,7 @@ def run(prompts: list[str], steps: int, pairs: int) -> list[dict]:
         rows.append(
             {
                 "name": f"k = {every}",
-                "time": str(ratio),
-                "time_ratio": ratio.median,
-                "time_interval": [ratio.low, ratio.high],
-                "pairs": ratio.pairs,
+                **ratio.parts(),
                 "label_agreement": _mean([share.labels for share in shares[every]]),
                 "foreground_agreement": _mean([share.foreground for share in shares[every]]),
                 "picture_change": _mean(changes[every]),
