@@ -85,11 +85,13 @@ def check(
     layers: tuple[str, ...] = host.SD15_LAYERS,
     evaluations: Sequence[int] | None = None,
     labels_from: Callable[[int], int] = lambda index: index,
+    first_label: int = 0,
     tolerance: float = 1e-4,
 ) -> None:
     """Labels, foreground, ratio and the guided prediction of every evaluation are those of the oracle.
 
     labels_from  the evaluation whose maps serve at a given one.
+    first_label  of `positive`: how many tokens the entries before it have, which are silent.
     tolerance    of the prediction, relative to its largest value.
     """
     settings = settings or Settings()
@@ -106,7 +108,7 @@ def check(
             labels, foreground = _numpy(recorded.labels[image]), recorded.foreground[image].numpy()
             assert labels.shape == wanted.labels.shape
             assert wanted.tied.sum() <= max(1, 0.02 * wanted.tied.size), "too many ties for a test"
-            assert np.array_equal(labels[~wanted.tied], wanted.labels[~wanted.tied])
+            assert np.array_equal(labels[~wanted.tied], wanted.labels[~wanted.tied] + first_label)
             assert np.array_equal(foreground[~wanted.fg_tied], wanted.foreground[~wanted.fg_tied])
             ratio = oracle.ratio_map(text[image] - empty[image], labels, foreground, settings, args["cond_scale"])
             assert np.ptp(ratio) > 0.01, "nothing to see: the ratio is the same everywhere"

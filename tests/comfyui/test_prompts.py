@@ -157,7 +157,7 @@ def test_entries_take_turns_along_the_schedule(sd15):
         host.ksample(guided.model, positive, host.conditioning(EMPTY), host.latent(H, W), steps=4)
     whole = host_weight((H, W))
     check(probe, guided, [Prompt(A, None, whole)], [Prompt(EMPTY)], evaluations=[0, 1])
-    check(probe, guided, [Prompt(B, None, whole)], [Prompt(EMPTY)], evaluations=[2, 3])
+    check(probe, guided, [Prompt(B, None, whole)], [Prompt(EMPTY)], evaluations=[2, 3], first_label=77)
     first, *_, last = guided.run.evaluations
     assert first.labels.max() < 77 <= last.labels.min()
     assert [each.first_label for each in guided.run.tokens] == [0, 77]
