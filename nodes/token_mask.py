@@ -3,7 +3,7 @@
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..scfg_core import Grid, TokenMaps
+from ..scfg_core import Grid
 from ..scfg_core.errors import ScfgError
 from ..scfg_core.masks import feather, hard_mask, labels_of_scores, soft_mask, stretch
 from ..scfg_core.trace import Run
@@ -89,12 +89,12 @@ def token_mask(
     evaluation = run.evaluations[evaluation_at(run, step)]
     scores = run.mean_scores()
     if over == ONE and mode != HARD:
-        if evaluation.soft is None:
+        scores = evaluation.soft_maps()
+        if scores is None:
             raise ScfgError(
                 "expected soft maps of this step, got none: switch record_soft_maps on in S-CFG Attention, or take "
                 "the average of all steps"
             )
-        scores = TokenMaps(evaluation.soft, evaluation.grid, renormalised=True)
     if scores is None:
         raise ScfgError("expected token maps, got a run without any: its attention was not seen")
     if mode != HARD:

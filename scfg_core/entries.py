@@ -48,21 +48,14 @@ class EntryMaps:
     start_tokens  indices of START, one per chunk of the prompt; empty = none.
     area          the part of the latent that the entry sees; None = all of it.
     weight        host weight ≥ 0 over the whole latent, (H, W) or (B, H, W); None = 1 inside the area.
+    first_label   label of its first token; None = after those of the entries before it.
     """
 
     tokens: TokenMaps
     start_tokens: tuple[int, ...] = (0,)
     area: Area | None = None
     weight: Tensor | None = None
-
-
-@dataclass(frozen=True)
-class SilentEntry:
-    """A prompt entry that has no part in this evaluation, such as one outside its timestep range: it wins no patch,
-    and its tokens keep their labels.
-    """
-
-    num_tokens: int
+    first_label: int | None = None
 
 
 @dataclass(frozen=True)
@@ -73,6 +66,7 @@ class PlacedEntry:
     renormalised: bool
     share: Tensor | None
     start_tokens: tuple[int, ...]
+    first_label: int | None = None
 
     def competing(self) -> Tensor:
         """Ĉ·w (B, n, K), comparable between entries."""
@@ -124,7 +118,7 @@ def _place(entry: EntryMaps, share: Tensor | None, latent: Grid, grid: Grid) -> 
         rows = _patches_under(latent.h, grid.h, entry.area.y, entry.area.h, own.h, values.device)
         columns = _patches_under(latent.w, grid.w, entry.area.x, entry.area.w, own.w, values.device)
         values = values[:, rearrange(rows[:, None] * own.w + columns, "h w -> (h w)")]
-    return PlacedEntry(values, entry.tokens.renormalised, share, entry.start_tokens)
+    return PlacedEntry(values, entry.tokens.renormalised, share, entry.start_tokens, entry.first_label)
 
 
 def _patches_under(latent: int, grid: int, start: int, length: int, own: int, device: torch.device) -> Tensor:

@@ -7,14 +7,14 @@
 of it (`entries`); one entry over the whole picture is the paper's case.
 """
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 
 import torch
 from einops import rearrange, reduce
 from torch import Tensor
 
-from .entries import EntryMaps, PlacedEntry, SilentEntry, common_grid, place_entries
+from .entries import EntryMaps, PlacedEntry, common_grid, place_entries
 from .errors import ShapeError, expect
 from .fusion import PER_LAYER_EPSILON, LayerFusion, TokenMaps, merge_starts, start_and_rest
 from .grid import Grid
@@ -70,7 +70,8 @@ class Segmentation:
     num_labels      labels lie below it; None = read off the labels, which waits for the device.
     finite          (B,) bool: False where a map of the image was not finite; its labels are all −1.
     has_foreground  (B,) bool: False where START said nothing.
-    scores          (B, h·w, num_labels) Ĉ of every label, from which the labels were taken.
+    scores          (B, h·w, K) Ĉ from which the labels were taken; scored: the labels of its K columns, in order,
+                    a range for every entry.
     """
 
     labels: Tensor
@@ -79,6 +80,7 @@ class Segmentation:
     finite: Tensor | None = None
     has_foreground: Tensor | None = None
     scores: Tensor | None = None
+    scored: tuple[range, ...] = ()
 
     def __post_init__(self) -> None:
         expect(
@@ -99,20 +101,20 @@ class Segmentation:
 
 
 def segment_entries(
-    cond: Sequence[EntryMaps | SilentEntry], uncond: Sequence[EntryMaps], settings: Settings, latent: Grid
+    cond: Sequence[EntryMaps], uncond: Sequence[EntryMaps], settings: Settings, latent: Grid
 ) -> Segmentation:
     """Segment B images from the fused maps of every prompt entry (`entries` says how they share a picture).
 
-    cond     at least one that speaks; the tokens of entry e are labelled after those of the entries before it.
+    cond     at least one entry; its labels begin at `first_label`, else after those of the entry before it.
     uncond   entries whose maps are [START, rest] under `start_vs_rest`, all L tokens under `argmax`;
              those without START are not asked. None left: every patch is foreground.
     latent   size of the picture in latent cells, in which areas and weights are given.
     """
-    heard = [entry for entry in cond if isinstance(entry, EntryMaps)]
-    expect(len(heard) > 0, ShapeError, "at least one conditional entry", "none", "pass the positive prompt's maps")
-    grid = common_grid([*heard, *uncond], latent)
-    placed = iter(place_entries(heard, latent, grid))
-    labels, finite, scores = _assign([each if isinstance(each, SilentEntry) else next(placed) for each in cond])
+    expect(len(cond) > 0, ShapeError, "at least one conditional entry", "none", "pass the positive prompt's maps")
+    grid = common_grid([*cond, *uncond], latent)
+    placed = place_entries(cond, latent, grid)
+    labels, finite, scores = _assign(placed)
+    scored = tuple(label_ranges(placed))
     speaking = [entry for entry in uncond if entry.start_tokens]
     if speaking:
         negatives = place_entries(speaking, latent, grid)
@@ -126,11 +128,21 @@ def segment_entries(
     return Segmentation(
         labels=rearrange(labels, "b (h w) -> b h w", h=grid.h),
         foreground=rearrange(foreground, "b (h w) -> b h w", h=grid.h),
-        num_labels=sum(each.shape[2] for each in scores),
+        num_labels=max(labels.stop for labels in scored),
         finite=finite,
         has_foreground=has_foreground,
         scores=scores[0] if len(scores) == 1 else torch.cat(scores, dim=-1),
+        scored=scored,
     )
+
+
+def label_ranges(entries: Sequence[PlacedEntry]) -> Iterator[range]:
+    """The labels of every entry's tokens."""
+    following = 0
+    for entry in entries:
+        first = following if entry.first_label is None else entry.first_label
+        following = first + entry.maps.shape[2]
+        yield range(first, following)
 
 
 def winners(scores: Tensor) -> tuple[Tensor, Tensor]:
@@ -140,26 +152,20 @@ def winners(scores: Tensor) -> tuple[Tensor, Tensor]:
     return best, tied.to(torch.uint8).argmax(dim=-1)
 
 
-def _assign(entries: Sequence[PlacedEntry | SilentEntry]) -> tuple[Tensor, Tensor, list[Tensor]]:
+def _assign(entries: Sequence[PlacedEntry]) -> tuple[Tensor, Tensor, list[Tensor]]:
     """Labels (B, n) of the best (value, token) over the entries, finite images (B,), and each entry's Ĉ."""
-    first = next(entry.maps for entry in entries if isinstance(entry, PlacedEntry))
+    first = entries[0].maps
     best = first.new_full(first.shape[:2], -1.0)
     labels = torch.full_like(best, UNOWNED, dtype=torch.int64)
     finite = torch.ones(first.shape[0], dtype=torch.bool, device=first.device)
     scores: list[Tensor] = []
-    offset = 0
-    for entry in entries:
-        if isinstance(entry, SilentEntry):
-            scores.append(first.new_zeros((*first.shape[:2], entry.num_tokens)))
-            offset += entry.num_tokens
-            continue
+    for entry, own in zip(entries, label_ranges(entries), strict=True):
         scores.append(entry.competing())
         value, token = winners(scores[-1])
         better = (value > best) & entry.supported()
-        labels = torch.where(better, token + offset, labels)
+        labels = torch.where(better, token + own.start, labels)
         best = torch.where(better, value, best)
         finite = finite & entry.finite()
-        offset += entry.maps.shape[2]
     return labels, finite, scores
 
 
@@ -168,10 +174,8 @@ def _foreground(entries: Sequence[PlacedEntry], settings: Settings) -> tuple[Ten
     if settings.foreground_rule == "argmax":
         labels, finite, _ = _assign(entries)
         foreground = labels != UNOWNED
-        offset = 0
-        for entry in entries:
-            foreground &= labels != offset + min(entry.start_tokens)
-            offset += entry.maps.shape[2]
+        for entry, own in zip(entries, label_ranges(entries), strict=True):
+            foreground &= labels != own.start + min(entry.start_tokens)
         starts = [entry.competing()[..., min(entry.start_tokens)] for entry in entries]
         return foreground & _speaks(torch.stack(starts).sum(dim=0)), finite
     start, rest = torch.stack([entry.competing() for entry in entries]).sum(dim=0).unbind(dim=-1)

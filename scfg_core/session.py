@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from .collector import DEFAULT_BUDGET_MIB, Collector, CollectorOutOfMemory, Entry, is_out_of_memory
-from .entries import Area, EntryMaps, SilentEntry
+from .entries import Area, EntryMaps
 from .errors import SettingsError, expect
 from .fusion import TokenMaps
 from .grid import Grid, patch_mean
@@ -201,19 +201,20 @@ class Session:
         if not any(self._hears(place) for place in kept):
             return None
         latent = Grid(delta.shape[2], delta.shape[3])
-        return segment_entries(self._prompt(kept, delta), [], self.settings, latent).labels.to(torch.int16)
+        return _compact(segment_entries(self._prompt(kept, delta), [], self.settings, latent))
 
     def _hears(self, place: Placement) -> bool:
         return not place.silent and self.collector.layers_seen(place.entry) > 0
 
-    def _prompt(self, places: Sequence[Placement], delta: Tensor) -> list[EntryMaps | SilentEntry]:
-        """All entries of a prompt, in order, whether they speak or not."""
-        return [
-            self._entry_maps(place, self.collector.token_maps(place.entry), delta)
-            if self._hears(place)
-            else SilentEntry(self._entries[place.entry].num_tokens)
-            for place in places
-        ]
+    def _prompt(self, places: Sequence[Placement], delta: Tensor) -> list[EntryMaps]:
+        """The entries of a prompt that speak; the tokens of each have the same labels at every evaluation."""
+        heard, first = [], 0
+        for place in places:
+            if self._hears(place):
+                maps = self._entry_maps(place, self.collector.token_maps(place.entry), delta)
+                heard.append(replace(maps, first_label=first))
+            first += self._entries[place.entry].num_tokens
+        return heard
 
     def _entry_maps(self, place: Placement, tokens: TokenMaps, delta: Tensor) -> EntryMaps:
         tokens = replace(tokens, values=tokens.values.to(delta.device))
@@ -223,12 +224,15 @@ class Session:
         scores = segmentation.scores
         if scores is None:  # regions of the caller's own need not say how they came about
             return
-        if self.run.token_sum is not None and self.run.token_sum.shape == scores.shape:
-            self.run.token_sum += scores
-            self.run.token_count += 1
-        else:
-            self.run.token_sum, self.run.token_count = scores.clone(), 1
-            self.run.token_grid = segmentation.grid
+        images = {each.shape[0] for each in self.run.token_sums.values()} or {len(scores)}
+        if (self.run.token_grid, images) != (segmentation.grid, {len(scores)}):
+            self.run.token_sums, self.run.token_count, self.run.token_grid = {}, 0, segmentation.grid
+        for labels, own in zip(
+            segmentation.scored, scores.split([*map(len, segmentation.scored)], -1), strict=True
+        ):
+            before = self.run.token_sums.get(labels)
+            self.run.token_sums[labels] = own.clone() if before is None else before.add_(own)
+        self.run.token_count += 1
 
     def _record(
         self,
@@ -250,7 +254,7 @@ class Session:
             index=self._index,
             sigma=moment.sigma,
             guidance_scale=moment.guidance_scale,
-            labels=segmentation.labels.to(torch.int16),
+            labels=_compact(segmentation),
             foreground=segmentation.foreground,
             classifier=patch_mean(norm, grid),
             rescaled=patch_mean(norm * applied, grid),
@@ -260,7 +264,14 @@ class Session:
             preview=preview,
             negative=negative,
             soft=segmentation.scores.half() if keep_soft and segmentation.scores is not None else None,
+            scored=segmentation.scored if keep_soft else (),
         )
         self.run.add(evaluation)
         if self._recorded is not None:
             self._recorded(evaluation)
+
+
+def _compact(segmentation: Segmentation) -> Tensor:
+    """Labels in the smallest integers that hold them."""
+    fits = segmentation.num_labels is not None and segmentation.num_labels <= torch.iinfo(torch.int16).max
+    return segmentation.labels.to(torch.int16 if fits else torch.int32)

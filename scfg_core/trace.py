@@ -29,14 +29,14 @@ class Evaluation:
     index           count of evaluations, from 0; a sampler may evaluate several times in a step.
     sigma           noise level in the host's unit, on the device until the run is closed.
     guidance_scale  γ.
-    labels          (B, h, w) int16, −1 = no prompt; foreground (B, h, w) bool.
+    labels          (B, h, w) int16 (int32 where it must), −1 = no prompt; foreground (B, h, w) bool.
     classifier      (B, h, w) mean of η = ‖ε_c − ε_u‖ in each patch; rescaled: the same of r·η.
     diffusion       (B, h, w) mean of ‖ε_u‖.
     ratio           (B, h, w) mean of r; 1 where S-CFG only watches.
     fresh           False where the labels are those of an earlier evaluation.
     preview         (B, 3, ≤256, ≤256) uint8 of the predicted picture, where the host gives one.
-    negative        (B, h, w) int16 labels in the negative prompt's own tokens, only where they are asked for.
-    soft            (B, h·w, K) fp16 token maps Ĉ, only where they are asked for.
+    negative        (B, h, w) such labels in the negative prompt's own tokens, only where they are asked for.
+    soft            (B, h·w, K) fp16 token maps Ĉ, only where they are asked for; scored: the labels of its columns.
     """
 
     index: int
@@ -52,6 +52,14 @@ class Evaluation:
     preview: Tensor | None = None
     negative: Tensor | None = None
     soft: Tensor | None = None
+    scored: tuple[range, ...] = ()
+
+    def soft_maps(self) -> TokenMaps | None:
+        """Ĉ (B, h·w, K) of all labels up to the highest that has any; None where they were not kept."""
+        if self.soft is None:
+            return None
+        parts = self.soft.split([len(labels) for labels in self.scored], dim=-1)
+        return TokenMaps(_by_label(dict(zip(self.scored, parts, strict=True))), self.grid, renormalised=True)
 
     @property
     def grid(self) -> Grid:
@@ -94,8 +102,8 @@ class Run:
 
     tokens       the tokens of the positive entries, in label order; negative_tokens: of the negative ones.
     evaluations  at most `KEPT_EVALUATIONS`; a longer run keeps every second, then every fourth, … of them.
-    token_sum    (B, h·w, K) running sum of Ĉ over `token_count` evaluations, on `token_grid`; K = tokens of all
-                 positive entries.
+    token_sums   labels of a positive entry → (B, h·w, K) running sum of its Ĉ over `token_count` evaluations, on
+                 `token_grid`; at an evaluation in which it is silent, nothing is added.
     notes        what the user must be told, each once.
     facts        plain values for the status line: layers, grids, tokens, entries.
     schedule     noise levels of the steps, from the highest to 0.
@@ -105,7 +113,7 @@ class Run:
     tokens: list[PromptTokens] = field(default_factory=list)
     negative_tokens: list[PromptTokens] = field(default_factory=list)
     evaluations: list[Evaluation] = field(default_factory=list)
-    token_sum: Tensor | None = None
+    token_sums: dict[range, Tensor] = field(default_factory=dict)
     token_grid: Grid | None = None
     token_count: int = 0
     notes: list[str] = field(default_factory=list)
@@ -124,9 +132,9 @@ class Run:
 
     def mean_scores(self) -> TokenMaps | None:
         """Ĉ (B, h·w, K), averaged over the evaluations; None where nothing was collected."""
-        if self.token_sum is None or self.token_grid is None:
+        if not self.token_sums or self.token_grid is None:
             return None
-        return TokenMaps(self.token_sum / max(1, self.token_count), self.token_grid, renormalised=True)
+        return TokenMaps(_by_label(self.token_sums) / self.token_count, self.token_grid, renormalised=True)
 
     def mean_guidance(self) -> float | None:
         """Mean of γ·r over the pictures and evaluations of a closed run; None where nothing was recorded."""
@@ -165,14 +173,24 @@ class Run:
         if self.closed:
             return
         self.evaluations = [evaluation.read() for evaluation in self.evaluations]
-        if self.token_sum is not None:
-            self.token_sum = self.token_sum.cpu()
+        self.token_sums = {labels: each.cpu() for labels, each in self.token_sums.items()}
         if self._all_finite is not None and not bool(self._all_finite):
             self.note("some attention maps or predictions were not finite: plain CFG there")
         if self._all_foreground is not None and not bool(self._all_foreground):
             self.note("START tells no foreground from background here: the benchmark was the whole picture")
         self._all_finite = self._all_foreground = None
         self.closed = True
+
+
+def _by_label(parts: dict[range, Tensor]) -> Tensor:
+    """(B, n, K) of the columns of several entries, each at its labels; 0 where a label has none."""
+    if [labels.start for labels in parts] == [0]:
+        return next(iter(parts.values()))
+    first = next(iter(parts.values()))
+    joined = first.new_zeros((*first.shape[:2], max(labels.stop for labels in parts)))
+    for labels, part in parts.items():
+        joined[..., labels.start : labels.stop] = part
+    return joined
 
 
 def _both(so_far: Tensor | None, now: Tensor) -> Tensor:

@@ -76,8 +76,8 @@ def _counted(owners: Sequence[Owner]) -> list[Owner]:
 
 
 def _count_labels(run: Run) -> int:
-    if run.token_sum is not None:
-        return run.token_sum.shape[2]
+    if run.token_sums:
+        return max(labels.stop for labels in run.token_sums)
     return max((int(each.labels.max()) + 1 for each in run.evaluations), default=0)
 
 

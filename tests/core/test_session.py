@@ -158,10 +158,12 @@ def test_prompts_that_take_turns_keep_their_labels():
     first, second = (each.labels for each in run.evaluations)
     assert torch.equal(first, alone_run.evaluations[0].labels)
     assert torch.equal(second, alone_run.evaluations[1].labels + TOKENS)
-    assert run.token_count == 2 and run.token_sum.shape == (1, GRID.area, 10)
-    assert (
-        run.evaluations[0].soft[..., TOKENS:].abs().max() == run.evaluations[1].soft[..., :TOKENS].abs().max() == 0
-    )
+    assert run.token_count == 2 and run.mean_scores().values.shape == (1, GRID.area, 10)
+    assert {labels: each.shape[2] for labels, each in run.token_sums.items()} == {range(6): 6, range(6, 10): 4}
+    assert [each.soft.shape[2] for each in run.evaluations] == [6, 4]
+    assert run.evaluations[1].soft_maps().values[..., :TOKENS].abs().max() == 0
+    assert torch.equal(run.evaluations[1].soft_maps().values[..., TOKENS:], run.evaluations[1].soft)
+    assert torch.equal(run.evaluations[0].soft_maps().values, run.evaluations[0].soft)
 
 
 def test_soft_maps_are_kept_only_when_asked_for():
