@@ -168,6 +168,12 @@ class Collector:
             )
             self._add(part, fold_repeats(cross, tokens), operators, grid)
 
+    def forget(self, layer: str | None = None) -> None:
+        """Drop the S of a layer, or of all, whose cross-attention will not come."""
+        with self._lock:
+            kept = {} if layer is None else {key: each for key, each in self._pending.items() if key[0] != layer}
+            self._pending = kept
+
     def token_maps(self, entry: Hashable) -> TokenMaps:
         """Fused maps of an entry: all L tokens, or [START, rest] of an unconditional one under `start_vs_rest`."""
         return self._sums.token_maps(entry)

@@ -70,8 +70,9 @@ class PlacedEntry:
 
     def competing(self) -> Tensor:
         """Ĉ·w (B, n, K), comparable between entries."""
-        hat = self.maps if self.renormalised else renormalise(self.maps, self.share)
-        return hat if self.share is None else hat * self.share
+        if self.share is not None:
+            return renormalise(self.maps, self.share) * self.share
+        return self.maps if self.renormalised else renormalise(self.maps)
 
     def supported(self) -> Tensor:
         """(b, n) bool: patches in which the entry has a share."""

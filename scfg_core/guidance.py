@@ -147,8 +147,8 @@ def _region_ratio(
 
 
 def _sum_dtype(tensor: Tensor) -> torch.dtype:
-    """Sums over many places are kept in fp64 where the device has it."""
-    return tensor.dtype if tensor.device.type == "mps" else torch.float64
+    """Sums over many places are kept in fp64 where all such devices have it: not on Arc, DirectML, Metal."""
+    return torch.float64 if tensor.device.type in ("cpu", "cuda", "meta") else tensor.dtype
 
 
 def _region_means(values: Tensor, regions: Tensor, valid: Tensor, count: int) -> Tensor:

@@ -19,6 +19,17 @@ Result = TypeVar("Result")
 DEFAULT_BUDGET_MIB = 256.0
 SMALLEST_BLOCK_MIB = 0.5
 
+NO_MEMORY = (
+    "out of memory",  # CUDA, ROCm, XPU, MPS
+    "allocate memory",  # a CPU under Linux
+    "not enough memory",  # a CPU under Windows
+    "could not allocate tensor",  # DirectML
+    "not enough gpu video memory",
+    "alloc_failed",  # cuBLAS, cuDNN
+    "invalid buffer size",  # Metal
+)
+"""What errors say, in small letters, where there was no memory left."""
+
 
 class CollectorOutOfMemory(RuntimeError):
     """Every way of computing ran out of memory; the maps of this evaluation are incomplete."""
@@ -58,7 +69,7 @@ class Relief:
         while True:
             try:
                 return compute()
-            except RuntimeError as error:
+            except (RuntimeError, MemoryError) as error:
                 if not is_out_of_memory(error):
                     raise
                 if not self._economise():
@@ -79,4 +90,4 @@ class Relief:
 def is_out_of_memory(error: BaseException) -> bool:
     """Whether a device or the host had no memory left; devices other than CUDA only say so in words."""
     words = str(error).lower()
-    return isinstance(error, torch.cuda.OutOfMemoryError) or "out of memory" in words or "allocate memory" in words
+    return isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)) or any(sign in words for sign in NO_MEMORY)

@@ -177,16 +177,24 @@ def _foreground(entries: Sequence[PlacedEntry], settings: Settings) -> tuple[Ten
         for entry, own in zip(entries, label_ranges(entries), strict=True):
             foreground &= labels != own.start + min(entry.start_tokens)
         starts = [entry.competing()[..., min(entry.start_tokens)] for entry in entries]
-        return foreground & _speaks(torch.stack(starts).sum(dim=0)), finite
+        return foreground & _speaks(torch.stack(starts).sum(dim=0), entries), finite
     start, rest = torch.stack([entry.competing() for entry in entries]).sum(dim=0).unbind(dim=-1)
     finite = torch.stack([entry.finite() for entry in entries]).all(dim=0)
-    return (start < rest) & _speaks(start), finite
+    return (start < rest) & _speaks(start, entries), finite
 
 
-def _speaks(start: Tensor) -> Tensor:
-    """(B, 1) bool: whether START's map (B, n) varies enough to tell foreground from background."""
-    spread = start.amax(dim=1) - start.amin(dim=1)
-    return (spread >= SILENT_START_SPREAD * start.mean(dim=1))[:, None]
+def _speaks(start: Tensor, entries: Sequence[PlacedEntry]) -> Tensor:
+    """(B, 1) bool: whether START's map (B, n) varies enough, where there is an entry, to tell foreground from
+    background.
+    """
+    covered = entries[0].supported()
+    for entry in entries[1:]:
+        covered = covered | entry.supported()
+    covered = covered.expand_as(start)
+    highest = torch.where(covered, start, -torch.inf).amax(dim=1)
+    lowest = torch.where(covered, start, torch.inf).amin(dim=1)
+    mean = torch.where(covered, start, 0.0).sum(dim=1) / covered.sum(dim=1).clamp(min=1)
+    return (highest - lowest >= SILENT_START_SPREAD * mean)[:, None]
 
 
 def segment(

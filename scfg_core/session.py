@@ -28,6 +28,7 @@ from .trace import Evaluation, Run
 
 NO_MAPS = "no attention was seen: plain CFG"
 REUSED = "some evaluations brought no attention maps: the last labels were used"
+UNRECORDED = "an evaluation could not be recorded: the views leave it out (the log says why)"
 OUT_OF_MEMORY = "S-CFG's own part ran out of memory: plain CFG from there on"
 
 
@@ -160,13 +161,21 @@ class Session:
             ratio = None
             if moment.acts and self.settings.strength > 0:
                 ratio = ratio_map(delta, segmentation, self.settings, moment.guidance_scale, word_weights)
-            negative = self._negative_labels(delta, uncond) if fresh and self.collection.soft_maps else None
-            picture = None if preview is None else preview(ratio)
-            self._record(delta, epsilon_uncond, epsilon_unit, moment, segmentation, ratio, fresh, picture, negative)
-            return ratio
         except Exception as error:
             self.give_up(error)
             return None
+        try:
+            negative = self._negative_labels(delta, uncond) if fresh and self.collection.soft_maps else None
+            picture = None if preview is None else preview(ratio)
+            self._record(delta, epsilon_uncond, epsilon_unit, moment, segmentation, ratio, fresh, picture, negative)
+        except Exception as error:  # the guidance does not depend on its record
+            logging.exception("S-CFG could not record an evaluation", exc_info=error)
+            self.run.note(UNRECORDED)
+        return ratio
+
+    def end_evaluation(self) -> None:
+        """Nothing of the evaluation's maps is needed any more."""
+        self.collector.begin({})
 
     def _segmentation(
         self, delta: Tensor, cond: Sequence[Placement], uncond: Sequence[Placement]
@@ -248,6 +257,7 @@ class Session:
     ) -> None:
         grid = segmentation.grid
         norm = guidance_norm(delta) * epsilon_unit
+        self.run.watch_predictions(norm)
         applied = torch.ones_like(norm) if ratio is None else ratio[:, 0]
         keep_soft = self.collection.soft_maps and fresh and segmentation.scores is not None
         evaluation = Evaluation(

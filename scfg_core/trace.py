@@ -155,6 +155,10 @@ class Run:
         if segmentation.has_foreground is not None:
             self._all_foreground = _both(self._all_foreground, segmentation.has_foreground.all())
 
+    def watch_predictions(self, norm: Tensor) -> None:
+        """Fold whether the guidance norm is finite everywhere into the flags, on the device."""
+        self._all_finite = _both(self._all_finite, torch.isfinite(norm).all())
+
     def add(self, evaluation: Evaluation) -> None:
         if evaluation.index % self._stride:
             return

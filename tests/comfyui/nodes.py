@@ -95,6 +95,13 @@ def attention_couple(model: Any) -> Any:
     return model
 
 
+def halved_keys(model: Any) -> Any:
+    """Every second token of the text alone (CLIP NegPip and its kin, whose prompts carry two texts in turns)."""
+    model = model.clone()
+    model.set_model_attn2_patch(lambda q, k, v, extra_options: (q, k[:, ::2], v[:, ::2]))
+    return model
+
+
 def extra_pass(model: Any) -> Any:
     """A weaker prediction from a second pass, made before the CFG and mixed into both."""
     import comfy.samplers
@@ -176,6 +183,7 @@ BESIDE: dict[str, Node] = {
 IN_THE_WAY: dict[str, Node] = {
     "attention couple": attention_couple,
     "token merging": merged_tokens,
+    "halved keys": halved_keys,
     "tiled": tiled,
     "rolled": rolled,
 }

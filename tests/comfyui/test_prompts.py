@@ -164,16 +164,42 @@ def test_entries_take_turns_along_the_schedule(sd15):
     assert guided.run.token_count == 4 and "2 entries" in guided.line
 
 
-def test_words_of_prompts_that_take_turns_keep_their_weights_and_places(sd15):
-    def named(text, word, **when):
-        words = {"scfg_words": (("<start>", word, *["<pad>"] * 75), (-1, 0, *[-1] * 75))}
-        return host.conditioning(text, **words, **when)
+def named(text, word, **keys):
+    """A prompt of one word, as S-CFG Text Encode makes it."""
+    words = {"scfg_words": (("<start>", word, *["<pad>"] * 75), (-1, 0, *[-1] * 75))}
+    return host.conditioning(text, **words, **keys)
 
+
+def test_words_of_prompts_that_take_turns_keep_their_weights_and_places(sd15):
     positive = named(A, "cat", end_percent=0.4) + named(B, "dog", start_percent=0.4)
     guided = scfg(sd15, word_weights={"cat": 1.5, "dog": 0.5})
     host.ksample(guided.model, positive, host.conditioning(EMPTY), host.latent(H, W), steps=4)
     assert not any("no word" in note for note in guided.run.notes)
     assert labels_of("cat", guided.run.tokens) == (1,) and labels_of("dog", guided.run.tokens) == (78,)
+
+
+def test_a_counterpart_that_the_host_makes_has_the_words_of_its_own_text(sd15):
+    """For a negative prompt with an area the host copies its entry to the other side, with the text there."""
+    guided = scfg(sd15)
+    host.ksample(guided.model, named(A, "cat"), named(EMPTY, "ugly", area=TOP), host.latent(H, W), steps=2)
+    assert labels_of("ugly", guided.run.tokens) == () and len(guided.run.tokens) == 2
+    assert labels_of("cat", guided.run.tokens) == (1, 78)
+    assert labels_of("ugly", guided.run.negative_tokens) == (1,)
+
+
+def test_a_text_that_another_node_shortens_on_its_way_is_left_out(sd15):
+    def shorten(apply_model, args):
+        c = args["c"] | {"c_crossattn": args["c"]["c_crossattn"][:, :64]}
+        return apply_model(args["input"], args["timestep"], **c)
+
+    model = sd15.clone()
+    model.set_model_unet_function_wrapper(shorten)
+    plain = host.ksample(model, host.conditioning(A), host.conditioning(EMPTY), host.latent(H, W))
+    guided = scfg(model)
+    assert torch.equal(
+        host.ksample(guided.model, host.conditioning(A), host.conditioning(EMPTY), host.latent(H, W)), plain
+    )
+    assert "a layer was left out" in guided.line and "please report" not in guided.line
 
 
 def test_little_memory_runs_every_prompt_apart(sd15, monkeypatch):

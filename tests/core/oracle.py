@@ -288,12 +288,13 @@ def shares(entries, common, latent):
 
 
 def weighted_columns(entries, common, latent, settings):
-    """Every entry's columns ÷ their weighted mean (unless already renormalised), × w."""
+    """Every entry's columns ÷ their weighted mean (unless it is alone and already renormalised), × w."""
     out = []
     ws, total = shares(entries, common, latent)
+    alone = len(entries) == 1 and entries[0][2] is None and entries[0][3] is None
     for (values, grid, area, _), w in zip(entries, ws, strict=True):
         maps = values if area is None else paste(values, grid, area, common, latent)
-        if settings.renormalise != "per_layer":
+        if settings.renormalise != "per_layer" or not alone:
             maps = divided_by_mean(maps, w)
         out.append(np.where(w[:, None] > 0, maps * w[:, None], -np.inf))
     return out, total
@@ -305,10 +306,10 @@ def segment_entries(cond, uncond, settings, latent):
     columns, total = weighted_columns(cond, common, latent, settings)
     labels, tied = best_and_tied(np.concatenate(columns, axis=1))
     labels = np.where(total > 0, labels, NOBODY)
-    pairs, _ = weighted_columns(uncond, common, latent, settings)
+    pairs, covered = weighted_columns(uncond, common, latent, settings)
     start, rest = sum(np.where(np.isfinite(pair), pair, 0.0) for pair in pairs).T
     foreground, has_foreground = start < rest, True
-    if says_nothing(start) or not foreground.any():
+    if not (covered > 0).any() or says_nothing(start[covered > 0]) or not foreground.any():
         foreground, has_foreground = np.ones(len(labels), dtype=bool), False
     fg_tied = np.abs(start - rest) <= TIE * np.abs(rest)
     return Segmented(

@@ -291,6 +291,17 @@ def test_start_that_says_something_is_heard(settings):
     assert segmentation.foreground[0].flatten().nonzero().tolist() == [[7]]
 
 
+@pytest.mark.parametrize("rule", ["start_vs_rest", "argmax"])
+def test_constant_start_on_a_part_of_the_picture_says_nothing(rule):
+    """A zeroed negative prompt with a mask or an area: where it is not, START is not either."""
+    settings, grid, weight = replace(PAPER, foreground_rule=rule), Grid(4, 4), torch.zeros(8, 8)
+    weight[:, :4] = 1.0
+    text = EntryMaps(TokenMaps(torch.rand(1, 16, 6) + 0.1, grid))
+    flat = torch.full((1, 16, 2 if rule == "start_vs_rest" else 6), 0.5) * (1 + 1e-6 * torch.rand(1, 16, 1))
+    segmentation = segment_entries([text], [EntryMaps(TokenMaps(flat, grid), weight=weight)], settings, Grid(8, 8))
+    assert not segmentation.has_foreground.any() and segmentation.foreground.all()
+
+
 def test_start_says_nothing_for_one_image_only():
     cond, uncond = two(rng_of(94), batch=2)
     clean = segment(cond, uncond, PAPER)

@@ -9,7 +9,16 @@ import torch
 from scfg_core import Grid, Settings, SettingsError
 from scfg_core.collector import Entry, Rows
 from scfg_core.segmentation import Segmentation
-from scfg_core.session import NO_MAPS, OUT_OF_MEMORY, REUSED, Collection, Moment, Placement, Session
+from scfg_core.session import (
+    NO_MAPS,
+    OUT_OF_MEMORY,
+    REUSED,
+    UNRECORDED,
+    Collection,
+    Moment,
+    Placement,
+    Session,
+)
 from scfg_core.trace import KEPT_EVALUATIONS, Evaluation, Fingerprint, Run, Trace
 
 GRID, TOKENS, HEADS, WIDTH = Grid(4, 5), 6, 2, 8
@@ -125,6 +134,48 @@ def test_a_second_thread_that_fails_after_the_first_gave_up_says_nothing_more(ca
     session.give_up(torch.cuda.OutOfMemoryError("CUDA out of memory"))
     session.give_up(ValueError("rows of an evaluation that is over"))
     assert run.notes == [OUT_OF_MEMORY] and caplog.text == ""
+
+
+@pytest.mark.parametrize("where", ["preview", "patch_mean"])
+def test_what_cannot_be_recorded_is_guided_all_the_same(monkeypatch, where):
+    wanted, how = evaluate(new_session()[0]), {}
+    if where == "preview":
+        how = {"preview": lambda ratio: 1 / 0}
+    else:
+        monkeypatch.setattr("scfg_core.session.patch_mean", lambda *_: 1 / 0)
+    session, run = new_session()
+    assert torch.equal(evaluate(session, **how), wanted)
+    assert run.evaluations == [] and run.notes == [UNRECORDED]
+
+
+def test_predictions_that_are_not_finite_are_said_once_at_the_end():
+    session, run = new_session()
+    session.begin(ENTRIES)
+    rows = [Rows("empty", slice(0, 1)), Rows("text", slice(1, 2))]
+    session.collector.observe_self("layer", *qk(0, GRID.area), rows, GRID)
+    session.collector.observe_cross("layer", *qk(1, TOKENS), rows, GRID)
+    delta = torch.randn(1, 4, 8, 10)
+    delta[..., 0, 0] = torch.inf
+    ratio = session.ratio(delta, delta, Moment(1.0, 5.0), [Placement("text")], [Placement("empty")])
+    assert torch.isfinite(ratio).all() and ratio[0, 0, 0, 0] == 1
+    run.close()
+    assert [note for note in run.notes if "not finite" in note]
+
+
+def test_no_map_of_attention_is_left_where_the_cross_attention_does_not_come():
+    session, _ = new_session()
+    session.begin(ENTRIES)
+    before = weakref.WeakSet()
+    for layer in "ab":
+        session.collector.observe_self(layer, *qk(0, GRID.area), [Rows("text", slice(0, 2))], GRID)
+    before.update(each.maps for part in session.collector._pending.values() for each in part)
+    assert len(before) == 4
+    session.collector.forget("a")
+    gc.collect()
+    assert len(before) == 2
+    session.collector.forget()
+    gc.collect()
+    assert len(before) == 0
 
 
 def test_regions_of_ones_own_need_no_scores():

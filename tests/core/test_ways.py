@@ -10,6 +10,7 @@ import scfg_core.ways
 from benchmarks.memory import MIB, LiveBytes
 from scfg_core import Grid
 from scfg_core.collector import Collector, CollectorOutOfMemory, Entry, Rows
+from scfg_core.relief import Relief
 
 WAYS = ["stored", "fused", "matrix_free"]
 
@@ -256,6 +257,31 @@ def test_running_out_of_memory_in_every_way_is_told_apart(monkeypatch):
     collector.begin(entries)
     with pytest.raises(CollectorOutOfMemory):
         feed_way(collector, [block], rows, "auto")
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        RuntimeError("[enforce fail] DefaultCPUAllocator: can't allocate memory: you tried to allocate 9 bytes"),
+        RuntimeError("[enforce fail] DefaultCPUAllocator: not enough memory: you tried to allocate 9 bytes"),
+        RuntimeError("Could not allocate tensor with 9 bytes. There is not enough GPU video memory available!"),
+        RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`"),
+        RuntimeError("MPS backend out of memory"),
+        RuntimeError("Invalid buffer size: 24.00 GiB"),
+        MemoryError(),
+    ],
+    ids=["Linux", "Windows", "DirectML", "cuBLAS", "MPS", "Metal", "Python"],
+)
+def test_lack_of_memory_is_known_in_every_devices_words(error):
+    calls = []
+
+    def compute():
+        calls.append(None)
+        if len(calls) < 3:
+            raise error
+        return "done"
+
+    assert Relief().run(compute) == "done"
 
 
 def test_other_errors_of_the_device_are_not_taken_for_lack_of_memory(monkeypatch):

@@ -89,7 +89,11 @@ class _Wrappers:
         guider = executor.class_obj
         settings = attachment.settings or replace(Settings(), strength=0.0)
         collection = attachment.collection or Collection()
-        run = SamplingRun(guider, settings, collection, attachment.word_weights, sigmas, self._evaluated)
+        try:
+            run = SamplingRun(guider, settings, collection, attachment.word_weights, sigmas, self._evaluated)
+        except Exception:  # whatever happens to us, the picture is made
+            logging.exception("S-CFG could not begin: plain CFG")
+            return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
         options = guider.model_options.setdefault("transformer_options", {})
         options[KEY] = run
         try:

@@ -32,6 +32,7 @@ class Prompts:
     branches: dict[int, Branch]
     entries: dict[Hashable, Entry] = field(default_factory=dict)
     ambiguous: bool = False
+    _placements: dict[int, list[Placement]] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for index, conditionings in enumerate(self.lists):
@@ -41,15 +42,21 @@ class Prompts:
                     continue
                 key = (index, conditioning["uuid"])
                 self.ambiguous |= key in self.entries
-                self.entries[key] = Entry(self.branches[index], context.shape[1], start_tokens(conditioning))
+                starts = start_tokens(self.original(index, conditioning))
+                self.entries[key] = Entry(self.branches[index], context.shape[1], starts)
+
+    def original(self, index: int, conditioning: dict) -> dict:
+        """The entry of this list that says the same text first: a counterpart that the host made for the other
+        list has its text, and everything else, words too, from there.
+        """
+        text = conditioning.get("model_conds", {}).get("c_crossattn")
+        return next(
+            each for each in self.lists[index] or () if each.get("model_conds", {}).get("c_crossattn") is text
+        )
 
     def area(self, key: Key) -> Area | None:
         """The part of the latent that an entry's forward runs on; None = all of it."""
-        conditioning = self._conditioning(key)
-        if "area" not in conditioning:
-            return None
-        place = self._placed(conditioning)
-        return place[0] if place else None
+        return next((place.area for place in self.placements(key[0]) if place.entry == key), None)
 
     def rows(self, x: Tensor, keys: Sequence[Key]) -> list[Rows] | None:
         """Rows of every chunk of a batch x; None where it is not what its entries' areas and the latent say."""
@@ -65,7 +72,15 @@ class Prompts:
         return [Rows(key, slice(index * batch, (index + 1) * batch)) for index, key in enumerate(keys)]
 
     def placements(self, index: int) -> list[Placement]:
-        """Where the entries of one list speak now, in order; those outside their timestep range are silent."""
+        """Where the entries of one list speak now, in order; those outside their timestep range are silent.
+
+        Asked first before the U-Net runs: a timestep range, like a default entry, waits for the device.
+        """
+        if index not in self._placements:
+            self._placements[index] = self._place(index)
+        return self._placements[index]
+
+    def _place(self, index: int) -> list[Placement]:
         conditionings = [each for each in self.lists[index] or () if (index, each["uuid"]) in self.entries]
         plain = len(conditionings) == 1 and not {"area", "mask"} & conditionings[0].keys()
         if plain:
@@ -93,7 +108,8 @@ class Prompts:
         """Area, and the host's weight over the whole latent (B, H, W); None outside the entry's timestep range."""
         from comfy.samplers import get_area_and_mult
 
-        bare = {**conditioning, "model_conds": {}}
+        bare = {key: each for key, each in conditioning.items() if key not in ("gligen", "control", "hooks")}
+        bare["model_conds"] = {}
         found = get_area_and_mult(bare, self.latent, self.sigma)
         if found is None:
             return None
@@ -106,9 +122,6 @@ class Prompts:
             area = Area(y, x, h, w)
             weight[:, y : y + h, x : x + w] = found.mult[:, 0]
         return area, weight
-
-    def _conditioning(self, key: Key) -> dict:
-        return next(each for each in self.lists[key[0]] or () if each["uuid"] == key[1])
 
 
 def context_of(conditioning: dict) -> Tensor | None:
@@ -132,7 +145,7 @@ def prompt_tokens(prompts: Prompts, index: int, placements: Sequence[Placement])
     first, tokens = 0, []
     for place in placements:
         length = prompts.entries[place.entry].num_tokens
-        texts, words = by_key[place.entry].get(WORDS, ((), ()))
+        texts, words = prompts.original(index, by_key[place.entry]).get(WORDS, ((), ()))
         missing = max(0, length - len(texts))
         texts, words = (*texts, *[""] * missing)[:length], (*words, *[-1] * missing)[:length]
         tokens.append(PromptTokens(first, texts, words))

@@ -23,7 +23,7 @@ from .preview import Preview
 from .prompts import Key, Prompts, prompt_tokens
 from .slot import CfgSlot
 from .status import status_line
-from .watcher import Watcher, compiles_unguarded, uncompiled
+from .watcher import CHANGED, Watcher, compiles_unguarded, uncompiled
 
 KEY = "scfg"
 
@@ -113,11 +113,16 @@ class SamplingRun:
         if any(conditionings is None for conditionings in conds):
             self._spoiled = CFG_ONE
             return False
+        if len(conds) < 2:  # the other prompt runs apart from it: its attention is never seen beside this one's
+            self._spoiled = STRANGE_LISTS
+            return False
         soft = self.session.collection.soft_maps
         two = len(conds) == 2
         branches: dict[int, Branch] = {0: "cond", 1: "both" if soft else "uncond"} if two else {}
         branches = {index: branches.get(index, "both") for index in range(len(conds))}
         self._prompts = Prompts(conds, x, sigma, branches)
+        for index in range(len(conds)):
+            self._prompts.placements(index)
         if self._prompts.ambiguous:
             self._spoiled = AMBIGUOUS
         self._watching = self.session.begin(self._prompts.entries) and self._spoiled is None
@@ -125,6 +130,7 @@ class SamplingRun:
 
     def unwatch(self) -> None:
         self._watching = False
+        self.session.collector.forget()
 
     def watching(self) -> AbstractContextManager[object]:
         """Surrounds the host's calls of the U-Net for one batch of conditionings."""
@@ -135,6 +141,13 @@ class SamplingRun:
 
     def watched(self, x: Tensor, context: Tensor | None, options: dict) -> dict:
         """`transformer_options` of one call of the U-Net, in which its attention is watched where possible."""
+        try:
+            return self._watched(x, context, options)
+        except Exception as error:
+            self.session.give_up(error)
+            return options
+
+    def _watched(self, x: Tensor, context: Tensor | None, options: dict) -> dict:
         if not self._watching or self._prompts is None or context is None:
             return options
         keys: list[Key] = list(zip(options.get("cond_or_uncond", ()), options.get("uuids", ()), strict=False))
@@ -143,6 +156,9 @@ class SamplingRun:
             self._spoiled = TILED
             return options
         self._run_keys.update(keys)
+        if any(context.shape[1] % self._prompts.entries[key].num_tokens for key in keys):
+            self.record.note(CHANGED)
+            return options
         fuse = self._acts and self._guided_last
         return Watcher(self.session, rows, self._layers, context.shape[1], fuse).bound_to(options)
 
@@ -151,6 +167,7 @@ class SamplingRun:
         if ran and not self._slot_reached:
             self._inactive = NO_SLOT
         self._forget_evaluation()
+        self.session.end_evaluation()
 
     # the CFG slot
 
@@ -170,6 +187,10 @@ class SamplingRun:
         self._watching = False
         sides = self._sides(args)
         if sides is None or self._prompts is None:
+            return None
+        branches = [self._prompts.branches[index] for index in sides]
+        if branches[0] == "uncond" or branches[1] == "cond":
+            self.record.note(STRANGE_LISTS)
             return None
         cond, uncond = (self._prompts.placements(index) for index in sides)
         x, text, empty = args["input"], args["cond_denoised"], args["uncond_denoised"]

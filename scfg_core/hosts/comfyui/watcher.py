@@ -76,21 +76,20 @@ class Watcher:
 
     def _override(self, inner: Callable[..., Tensor] | None) -> Callable[..., Tensor]:
         def watched(func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
-            if not self._inside_replace:
-                output = self._attention(args, kwargs, alone=inner is None)
-                if output is not None:
-                    return output
+            output = (
+                None
+                if self._inside_replace
+                else self._own(lambda: self._attention(args, kwargs, alone=inner is None))
+            )
+            if output is not None:
+                return output
             return func(*args, **kwargs) if inner is None else inner(func, *args, **kwargs)
 
         return _never_compiled(watched)
 
     def _replace(self, kind: str, patch: Callable[..., Tensor]) -> Callable[..., Tensor]:
         def watched(q: Tensor, k: Tensor, v: Tensor, extra_options: dict[str, Any], *args: Any, **kwargs: Any):
-            name = self._chosen(extra_options)
-            if name is not None:
-                self._seen[name] = 2 if kind == "attn2" else 1
-                heads = extra_options["n_heads"]
-                self._observe(name, kind, _split(q, heads), _split(k, heads), None, extra_options)
+            self._own(lambda: self._replaced(kind, q, k, extra_options))
             before, self._inside_replace = self._inside_replace, True
             try:
                 return patch(q, k, v, extra_options, *args, **kwargs)
@@ -98,6 +97,21 @@ class Watcher:
                 self._inside_replace = before
 
         return _never_compiled(watched)
+
+    def _own(self, observe: Callable[[], Tensor | None]) -> Tensor | None:
+        """Our part of a layer: whatever happens to it, the layer's own output is computed."""
+        try:
+            return observe()
+        except Exception as error:
+            self.session.give_up(error)
+            return None
+
+    def _replaced(self, kind: str, q: Tensor, k: Tensor, options: dict[str, Any]) -> None:
+        """Observe a call of a replace function."""
+        name = self._chosen(options)
+        if name is not None:
+            self._seen[name] = 2 if kind == "attn2" else 1
+            self._observe(name, kind, _split(q, options["n_heads"]), _split(k, options["n_heads"]), None, options)
 
     def _chosen(self, options: dict[str, Any]) -> str | None:
         """The layer that runs now, if it is one of ours."""
@@ -162,19 +176,17 @@ class Watcher:
         if name in self._left_out:
             return None
         collector = self.session.collector
-        try:
-            if kind == "attn2":
-                collector.observe_cross(name, q, k, self.rows, grid, scale=scale)
-            elif v is not None:
-                return collector.attend_self(name, q, k, v, self.rows, grid, scale=scale)
-            else:
-                collector.observe_self(name, q, k, self.rows, grid, scale=scale)
-        except Exception as error:  # whatever happens to us, the layer's own output is computed
-            self.session.give_up(error)
+        if kind == "attn2":
+            collector.observe_cross(name, q, k, self.rows, grid, scale=scale)
+        elif v is not None:
+            return collector.attend_self(name, q, k, v, self.rows, grid, scale=scale)
+        else:
+            collector.observe_self(name, q, k, self.rows, grid, scale=scale)
         return None
 
     def _leave_out(self, name: str) -> None:
         self._left_out.add(name)
+        self.session.collector.forget(name)
         self.session.run.note(CHANGED)
 
 
