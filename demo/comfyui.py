@@ -107,7 +107,7 @@ class DemoTokenizer:
             pairs += [(VOCABULARY.index(word), weight) for word in self._tokenizer.words(part)]
         pairs.append((END, 1.0))
         if len(pairs) > Tokenizer.length:
-            raise ValueError(f"a demo prompt may have {Tokenizer.length - 2} words, this one has {len(pairs) - 2}")
+            raise ValueError(f"a prompt may have {Tokenizer.length - 2} words, this one has {len(pairs) - 2}")
         pairs += [(PAD, 1.0)] * (Tokenizer.length - len(pairs))
         if return_word_ids:
             words = _word_numbers([token for token, _ in pairs])

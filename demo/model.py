@@ -77,7 +77,7 @@ class Tokenizer:
 
     def words(self, prompt: str) -> list[str]:
         """The prompt's words in order. Raises `UnknownWordError`, or ValueError when there are too many."""
-        words = re.findall(r"[a-z]+", prompt.lower())
+        words = re.findall(r"[^\W\d_]+", prompt.lower())
         unknown = [w for w in words if w not in WORDS]
         if unknown:
             raise UnknownWordError(

@@ -69,7 +69,7 @@ class NodeStatus:
         logging.info(status)
         server = getattr(PromptServer, "instance", None)
         if self._node_id is not None and server is not None and server.client_id is not None:
-            server.send_progress_text(status, self._node_id)
+            server.send_progress_text(status, self._node_id, server.client_id)
 
 
 class NodeListener:

@@ -147,7 +147,7 @@ def _custom_inputs() -> list[Any]:
             options=["semantic", "patch"],
             default="semantic",
             optional=True,
-            tooltip="semantic: one region per word. patch: every patch its own region; a control for comparison."
+            tooltip="semantic: one region per token. patch: every patch its own region; a control for comparison."
             + _ONLY_CUSTOM,
         ),
         advanced(

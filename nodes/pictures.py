@@ -44,10 +44,10 @@ def evaluation_at(run: Run, step: int) -> int:
     if step < 0:
         return len(run.evaluations) - 1
     steps = [run.step_of(evaluation) + 1 for evaluation in run.evaluations]
-    found = [index for index, each in enumerate(steps) if each == step]
-    if not found:
-        raise ScfgError(f"expected a step from {steps[0]} to {steps[-1]}, got {step}: S-CFG recorded no other")
-    return found[-1]
+    if not min(steps) <= step <= max(steps):
+        raise ScfgError(f"expected a step from {min(steps)} to {max(steps)}, got {step}: S-CFG recorded no other")
+    nearest = min(abs(each - step) for each in steps)  # of a very long run some steps are not kept
+    return max(index for index, each in enumerate(steps) if abs(each - step) == nearest)
 
 
 def image_at(run: Run, batch_index: int) -> int:

@@ -86,10 +86,11 @@ def token_mask(
     """MASK (B, H, W) in 0…1. Raises `ScfgError` for a word that the prompt has not, or a step without soft maps."""
     wanted = _labels(run, words)
     size = _size(run, image)
-    evaluation = run.evaluations[evaluation_at(run, step)]
+    chosen = len(run.evaluations) - 1 if over != ONE else evaluation_at(run, step)
     scores = run.mean_scores()
     if over == ONE and mode != HARD:
-        scores = evaluation.soft_maps()
+        kept = [each for each in run.evaluations[: chosen + 1] if each.soft is not None]
+        scores = kept[-1].soft_maps() if kept else None
         if scores is None:
             raise ScfgError(
                 "expected soft maps of this step, got none: switch record_soft_maps on in S-CFG Attention, or take "
@@ -101,7 +102,7 @@ def token_mask(
         mask = soft_mask(scores, wanted, size)
         mask = stretch(mask) if mode == STRETCHED else mask
     else:
-        labels = evaluation.labels if over == ONE else labels_of_scores(scores)
+        labels = run.evaluations[chosen].labels if over == ONE else labels_of_scores(scores)
         mask = hard_mask(labels, wanted, size)
     return feather(mask, radius)
 

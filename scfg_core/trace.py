@@ -106,7 +106,7 @@ class Run:
                  `token_grid`; at an evaluation in which it is silent, nothing is added.
     notes        what the user must be told, each once.
     facts        plain values for the status line: layers, grids, tokens, entries.
-    schedule     noise levels of the steps, from the highest to 0.
+    schedule     noise levels of the steps, the last one reached included: from the highest to 0, as a rule.
     fingerprint  identifies the latent that the run returned.
     """
 
@@ -127,8 +127,12 @@ class Run:
 
     def step_of(self, evaluation: Evaluation) -> int:
         """Step of the schedule, from 0, in which a closed run's evaluation lies."""
-        reached = sum(level >= float(evaluation.sigma) * (1 - 1e-4) for level in self.schedule)
-        return max(0, reached - 1)
+        sigma, last = float(evaluation.sigma), max(0, len(self.schedule) - 2)
+        if self.schedule and self.schedule[0] < self.schedule[-1]:  # flipped: noise is added
+            reached = sum(level <= sigma * (1 + 1e-4) for level in self.schedule)
+        else:
+            reached = sum(level >= sigma * (1 - 1e-4) for level in self.schedule)
+        return min(max(0, reached - 1), last)
 
     def mean_scores(self) -> TokenMaps | None:
         """Ĉ (B, h·w, K), averaged over the evaluations; None where nothing was collected."""

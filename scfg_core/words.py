@@ -34,15 +34,22 @@ class PromptTokens:
 
 
 def labels_of(phrase: str, prompts: Sequence[PromptTokens]) -> tuple[int, ...]:
-    """Labels of all tokens of a word or phrase, wherever it stands, in letters of any case; () = nowhere."""
-    wanted = phrase.casefold().split()
+    """Labels of all tokens of a word or phrase, wherever it stands, in letters of any case; () = nowhere.
+
+    Blanks do not count: the encoder may cut "red-hat" or "don't" into several words.
+    """
+    wanted = "".join(phrase.casefold().split())
     found: list[int] = []
     for prompt in prompts:
-        spelled = prompt.spelled()
-        texts = [text.casefold() for text, _ in spelled]
-        for start in range(len(texts) - len(wanted) + 1):
-            if wanted and texts[start : start + len(wanted)] == wanted:
-                found += [label for _, labels in spelled[start : start + len(wanted)] for label in labels]
+        spelled = [("".join(text.casefold().split()), labels) for text, labels in prompt.spelled()]
+        for start in range(len(spelled)):
+            read, labels = "", []
+            for text, own in spelled[start:]:
+                read, labels = read + text, [*labels, *own]
+                if len(read) >= len(wanted):
+                    break
+            if wanted and read == wanted:
+                found += labels
     return tuple(dict.fromkeys(found))
 
 

@@ -59,7 +59,7 @@ def chart(
     left = max(width_of(text, size) for text in y_texts) + 9
     head, foot = height_of(size) + 8, 2 * height_of(size) + 10
     picture = paper(head + height + foot, left + width + 12)
-    low, high = float(x[0]), float(x[-1]) if x[-1] != x[0] else float(x[0]) + 1
+    low, high = float(x.min()), float(max(x.max(), x.min() + 1))
 
     def across(value: float) -> float:
         return (value - low) / (high - low) * (width - 1)

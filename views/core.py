@@ -1,14 +1,16 @@
-"""The core's types, wherever this folder stands: beside it at the top of the tree, or inside the ComfyUI pack."""
+"""What views take of the core, wherever this folder stands: at the top of the tree, or inside the ComfyUI pack."""
 
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING or "." not in (__package__ or ""):
+    from scfg_core.grid import nearest
     from scfg_core.segmentation import UNOWNED
     from scfg_core.trace import Evaluation, Run
     from scfg_core.words import PromptTokens
 else:
+    from ..scfg_core.grid import nearest
     from ..scfg_core.segmentation import UNOWNED
     from ..scfg_core.trace import Evaluation, Run
     from ..scfg_core.words import PromptTokens
 
-__all__ = ["UNOWNED", "Evaluation", "PromptTokens", "Run"]
+__all__ = ["UNOWNED", "Evaluation", "PromptTokens", "Run", "nearest"]

@@ -10,7 +10,7 @@ import numpy as np
 
 from .canvas import Picture, below, beside, margin, paper, titled
 from .chart import Line, chart, top_of
-from .core import Run
+from .core import Run, nearest
 from .legend import legend
 from .owners import Owner, owners_of, shares_of
 from .text import FAINT, write
@@ -35,12 +35,15 @@ def region_norms(run: Run, image: int = 0, smallest_area: float = SMALLEST_AREA)
     shares = [
         share for share in shares_of(run.evaluations[-1:], owners_of(run), image) if share.area >= smallest_area
     ]
-    labels = run.evaluations[-1].labels[image].numpy()
-    masks = [share.owner.mask(labels) for share in shares]
+    last = run.evaluations[-1].labels[image]
+    masks = {
+        grid: [share.owner.mask(nearest(last, grid).numpy()) for share in shares]
+        for grid in {each.grid for each in run.evaluations}
+    }
 
     def means(name: str) -> np.ndarray:
-        maps = [getattr(each, name)[image].numpy() for each in run.evaluations]
-        return np.array([[float(values[mask].mean()) for mask in masks] for values in maps])
+        maps = [(masks[each.grid], getattr(each, name)[image].numpy()) for each in run.evaluations]
+        return np.array([[_mean(values[mask]) for mask in own] for own, values in maps])
 
     return RegionNorms(
         [share.owner for share in shares],
@@ -49,6 +52,11 @@ def region_norms(run: Run, image: int = 0, smallest_area: float = SMALLEST_AREA)
         means("rescaled"),
         means("diffusion"),
     )
+
+
+def _mean(values: np.ndarray) -> float:
+    """NaN for a region that a coarser grid has no place of."""
+    return float(values.mean()) if values.size else math.nan
 
 
 def spread(norms: np.ndarray, areas: np.ndarray) -> float:

@@ -100,8 +100,13 @@ class Share:
 
 def shares_of(evaluations: Sequence[Evaluation], owners: Sequence[Owner], image: int = 0) -> list[Share]:
     """Everyone who owns something in these evaluations, the largest mean area first."""
-    labels = np.stack([each.labels[image].numpy() for each in evaluations])
-    scales = np.stack([each.ratio[image].numpy() * each.guidance_scale for each in evaluations])
-    masks = [(owner, owner.mask(labels)) for owner in owners]
-    shares = [Share(owner, float(mask.mean()), float(scales[mask].mean())) for owner, mask in masks if mask.any()]
+    labels = [each.labels[image].numpy() for each in evaluations]
+    scales = [each.ratio[image].numpy() * each.guidance_scale for each in evaluations]
+    shares = []
+    for owner in owners:
+        masks = [owner.mask(own) for own in labels]
+        areas = np.array([mask.mean() for mask in masks])
+        if areas.any():  # grids may differ: a place counts by its part of the picture
+            sums = [values[mask].sum() / mask.size for values, mask in zip(scales, masks, strict=True)]
+            shares.append(Share(owner, float(areas.mean()), float(np.sum(sums) / areas.sum())))
     return sorted(shares, key=lambda share: -share.area)

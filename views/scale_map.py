@@ -14,11 +14,14 @@ BAR_WIDTH = 16
 SMALLEST_SPAN = math.log(1.25)
 """The ramp covers at least a factor of 1.25 each way, so that a flat map looks flat."""
 
+LARGEST_SPAN = math.log(8)
+"""And at most one of 8, so that a word whose guidance is switched off does not make all others white."""
+
 
 def span_of(ratio: np.ndarray) -> float:
     """How far the ramp must reach, as the logarithm of a factor on γ each way."""
     logs = np.abs(np.log(np.clip(ratio, 1e-3, 1e3)))
-    return max(float(logs.max(initial=0.0)), SMALLEST_SPAN)
+    return min(max(float(logs.max(initial=0.0)), SMALLEST_SPAN), LARGEST_SPAN)
 
 
 def heat(ratio: np.ndarray, span: float, height: int, width: int) -> Picture:

@@ -4,8 +4,9 @@ const MOST_FRAMES = 256;
 
 /** A run of one node; frames are in the order of their evaluations. */
 export class Result {
-  constructor({ graph, run }) {
+  constructor({ graph, node, run }) {
     this.graph = graph;
+    this.node = node;
     this.run = run;
     this.frames = [];
   }

@@ -32,7 +32,6 @@ export class LiveView {
     Object.assign(this.canvas.style, { position: "absolute", inset: "0", width: "100%", height: "100%" });
     Object.assign(this.canvas.style, { touchAction: "none", outline: "none" }); // the slider's knob shows the focus
     this.canvas.tabIndex = 0;
-    this.canvas.setAttribute("role", "img");
     this.element.append(this.canvas);
     this.#listen();
     new ResizeObserver(() => this.refresh()).observe(this.element);
@@ -52,7 +51,7 @@ export class LiveView {
     const on = (name, act) => this.canvas.addEventListener(name, act);
     on("pointerdown", (event) => this.#press(event));
     on("pointermove", (event) => this.#move(event));
-    on("pointerup", () => (this.dragged = false));
+    for (const end of ["pointerup", "pointercancel", "lostpointercapture"]) on(end, () => (this.dragged = false));
     on("pointerleave", () => this.#point(null));
     on("keydown", (event) => this.#key(event));
     on("focus", () => this.refresh());
@@ -145,12 +144,24 @@ export class LiveView {
       this.areas = [];
       const text = this.isOn() ? "Run: regions and scales appear here" : "The live view is off in the settings";
       parts.drawInvitation(context, text, width, height);
-      this.canvas.setAttribute("aria-label", text);
+      this.#say(text);
       return;
     }
     const told = this.#told(frame);
     this.#drawFrame(context, frame, told, width, height);
-    this.canvas.setAttribute("aria-label", spoken(frame, told));
+    this.#say(spoken(frame, told), frame);
+  }
+
+  /** To those who hear the page: an image, or with a frame a slider over the steps. */
+  #say(text, frame) {
+    const say = (name, value) => this.canvas.setAttribute(name, value);
+    say("role", frame ? "slider" : "img");
+    say("aria-label", text);
+    if (!frame) return;
+    say("aria-valuemin", 1);
+    say("aria-valuemax", frame.steps);
+    say("aria-valuenow", frame.step + 1);
+    say("aria-valuetext", text);
   }
 
   /** From top to bottom: both pictures, what they tell, the slider, the legend. */

@@ -14,7 +14,7 @@ const DEFAULT_INTERVAL = 150;
 const KEPT_RESULTS = 32;
 const NODE_WIDTH = 340;
 
-/** Results by execution id ("12:5" inside a subgraph), the newest run last. */
+/** Results by graph and execution id ("12:5" inside a subgraph), the newest run last. */
 const results = new Map();
 
 let subscribed = null;
@@ -38,6 +38,9 @@ async function subscribe() {
   }
 }
 
+/** The page tells of a setting before it has the new value. */
+const changed = () => queueMicrotask(subscribe);
+
 /** The node with an execution id, in the workflow that is open; undefined where there is none. */
 function nodeAt(executionId) {
   let graph = app.rootGraph ?? app.graph;
@@ -51,7 +54,7 @@ const isOpen = (result) => !result.graph || result.graph === (app.rootGraph ?? a
 /** The newest result of a node; looked up when it is drawn, for a node gets its id after it was made. */
 function resultOf(node) {
   let found = null;
-  for (const [id, result] of results) if (isOpen(result) && nodeAt(id) === node) found = result;
+  for (const result of results.values()) if (isOpen(result) && nodeAt(result.node) === node) found = result;
   return found;
 }
 
@@ -62,11 +65,12 @@ function refresh(node) {
 }
 
 function receive(message) {
-  let result = results.get(message.node);
+  const key = `${message.graph} ${message.node}`;
+  let result = results.get(key);
   if (result?.run !== message.run) {
     result = new Result(message);
-    results.delete(message.node);
-    results.set(message.node, result);
+    results.delete(key);
+    results.set(key, result);
     if (results.size > KEPT_RESULTS) results.delete(results.keys().next().value);
   }
   result.add(message);
@@ -97,7 +101,7 @@ app.registerExtension({
       tooltip: "On the nodes S-CFG Guidance and S-CFG Attention. Off: nothing is drawn or sent.",
       type: "boolean",
       defaultValue: true,
-      onChange: subscribe,
+      onChange: changed,
     },
     {
       id: INTERVAL,
@@ -107,7 +111,7 @@ app.registerExtension({
       type: "slider",
       attrs: { min: 50, max: 2000, step: 50 },
       defaultValue: DEFAULT_INTERVAL,
-      onChange: subscribe,
+      onChange: changed,
     },
   ],
   nodeCreated(node) {

@@ -63,6 +63,16 @@ def test_an_evaluation_is_guided_and_recorded():
     assert run.notes == []
 
 
+def test_steps_of_a_schedule_that_rises_or_ends_in_noise():
+    def steps(schedule, sigmas):
+        levels = [Evaluation(0, sigma, 5.0, *[torch.zeros(1, 1, 1)] * 6) for sigma in sigmas]
+        return [Run(schedule=schedule).step_of(each) for each in levels]
+
+    assert steps((10.0, 3.0, 1.0, 0.0), (10.0, 3.0, 1.0, 0.5)) == [0, 1, 2, 2]
+    assert steps((10.0, 3.0, 1.0), (10.0, 3.0, 1.0)) == [0, 1, 1]
+    assert steps((0.5, 1.0, 3.0, 10.0), (0.5, 1.0, 3.0, 10.0)) == [0, 1, 2, 2]
+
+
 def test_norms_are_in_epsilon_units():
     whole, half = new_session(), new_session()
     evaluate(whole[0], epsilon_unit=1.0)

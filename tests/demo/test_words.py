@@ -33,6 +33,12 @@ def test_an_unknown_word_is_named():
         Tokenizer()(["a red dog"])
 
 
+@pytest.mark.parametrize("prompt", ["赤い円", "красный круг", "ein grüner Kreis"])
+def test_a_word_of_another_language_is_named_too(prompt):
+    with pytest.raises(UnknownWordError, match=prompt.split()[-1].lower()):
+        Tokenizer()([prompt])
+
+
 def test_a_prompt_that_is_too_long_says_how_long_it_may_be():
     with pytest.raises(ValueError, match="18 words, this one has 30"):
         Tokenizer()(["a red circle " * 10])

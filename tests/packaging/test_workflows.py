@@ -1,5 +1,6 @@
 """Every workflow that the pack ships fits the nodes' schemas, and says what to look at."""
 
+import re
 from itertools import combinations
 from typing import Any
 
@@ -76,6 +77,14 @@ def test_every_link_has_two_ends_of_one_type(graph):
 def test_it_is_in_groups_and_a_note_says_what_to_look_at(graph):
     assert graph["groups"] and all(group["title"] for group in graph["groups"])
     assert any(node["type"] in ("Note", "MarkdownNote") for node in graph["nodes"])
+
+
+def test_a_title_that_names_a_step_shows_that_step(graph):
+    for node in graph["nodes"]:
+        named = re.search(r"step (\d+)", node.get("title", ""))
+        if named:
+            place = {"SCFGSegmentation": 1, "SCFGScaleMap": 0}[node["type"]]
+            assert node["widgets_values"][place] == int(named[1])
 
 
 def test_it_stands_on_its_own(graph):

@@ -15,7 +15,7 @@ from views.curves import region_norms, spread
 from views.legend import legend
 from views.owners import Share, colours_of, owners_of, shares_of
 from views.palette import NOBODY, PADDING, START, WORDS, diverging, word_colour
-from views.scale_map import heat
+from views.scale_map import heat, span_of
 from views.segmentation import label_picture, spread_out
 from views.text import font_for, height_of, one_line, shorten, width_of, write
 
@@ -165,6 +165,33 @@ def test_curves_follow_the_regions_of_the_last_evaluation(run):
 def test_one_evaluation_can_be_drawn(run):
     run.evaluations = run.evaluations[:1]
     assert views.curves(run).dtype == np.uint8
+
+
+def test_a_run_whose_grid_changes_is_drawn(run):
+    """Deep Shrink: the first steps see fewer patches."""
+    first = run.evaluations[0]
+    shrunk = {"labels", "foreground", "classifier", "rescaled", "diffusion", "ratio"}
+    coarse = replace(first, **{name: getattr(first, name)[:, ::2, ::2] for name in shrunk})
+    expected = region_norms(run, smallest_area=0)
+    run.evaluations = [coarse, *run.evaluations[1:]]
+    norms = region_norms(run, smallest_area=0)
+    assert np.array_equal(norms.classifier[1:], expected.classifier[1:])
+    assert views.curves(run).dtype == views.segmentation_sheet(run).dtype == np.uint8
+
+
+def test_shares_of_several_steps_are_those_of_all_their_places(run):
+    (share, *_), ratios = shares_of(run.evaluations, owners_of(run)), []
+    masks = [share.owner.mask(each.labels[0].numpy()) for each in run.evaluations]
+    for each, mask in zip(run.evaluations, masks, strict=True):
+        ratios.append(each.ratio[0].numpy()[mask] * each.guidance_scale)
+    assert share.area == pytest.approx(np.mean(masks))
+    assert share.scale == pytest.approx(np.concatenate(ratios).mean(), rel=1e-5)
+
+
+def test_a_word_without_guidance_leaves_the_others_their_colours(run):
+    ratio = torch.full((2, 4, 6), 1.3)
+    ratio[:, 0] = 0.0
+    assert span_of(ratio[0].numpy()) == pytest.approx(np.log(8))
 
 
 def test_norms_that_are_not_finite_are_gaps(run):

@@ -175,6 +175,14 @@ def test_switched_off_nothing_is_sent(page):
     sampled(page)
 
 
+def test_switched_off_the_old_run_goes_at_once(page):
+    sampled(page)
+    page.ask("async () => { await app.extensionManager.setting.set('SCFG.Live.On', false) }")
+    page.tells(GUIDANCE, "off in the settings")
+    page.ask("async () => { await app.extensionManager.setting.set('SCFG.Live.On', true) }")
+    page.tells(GUIDANCE, "Run: regions")
+
+
 @pytest.mark.parametrize(
     "word", ["<img src=x onerror='window.hurt = 1'>", "\"quoted\" & 'more'", "</canvas><b>bold</b>"]
 )

@@ -19,16 +19,15 @@ def words_of_prompt(clip: Any, text: str) -> dict[str, Any]:
     chunks = next(iter(tokenized.values())) if isinstance(tokenized, dict) else tokenized
     if not all(len(token) == 3 for chunk in chunks for token in chunk):
         return {}
-    embeddings = iter(_EMBEDDING.findall(text))
+    embeddings = _Embeddings(clip, text)
     texts: list[str] = []
     words: list[int] = []
     starts: list[int] = []
     for chunk in chunks:
         if chunk and chunk[0][2] == 0:
             starts.append(len(texts))
-        pieces = _pieces(clip, chunk)
-        groups = _words(pieces, [token[2] for token in chunk])
-        _name(pieces, groups, embeddings, texts, words)
+        pieces, ids = _pieces(clip, chunk), [token[2] for token in chunk]
+        _name(pieces, ids, _words(pieces, ids), embeddings, texts, words)
     return {WORDS: (tuple(texts), tuple(words)), START_TOKENS: tuple(starts)}
 
 
@@ -62,18 +61,64 @@ def _words(pieces: Sequence[str | None], ids: Sequence[int]) -> list[int]:
     return numbers
 
 
+class _Embeddings:
+    """The names of a prompt's embeddings; one keeps its name across chunks, those that the host lacks have none."""
+
+    def __init__(self, clip: Any, text: str) -> None:
+        cutters = [each for each in vars(clip.tokenizer).values() if hasattr(each, "_try_get_embedding")]
+        loaders = [each for each in cutters if getattr(each, "embedding_directory", None) is not None]
+        names = _EMBEDDING.findall(text)
+        if loaders:
+            names = [name for name in names if loaders[0]._try_get_embedding(name)[0] is not None]
+        self._names = iter(names)
+        self._known: dict[int, str] = {}
+
+    def name(self, word_id: int) -> str:
+        """Of the embedding whose vectors have this word id of the host's."""
+        if word_id not in self._known:
+            self._known[word_id] = next(self._names, "embedding")
+        return self._known[word_id]
+
+
+def _byte_of() -> dict[str, int]:
+    """Byte-level BPE writes every byte as one printable character: GPT-2's table, which CLIP's tokenizer shares."""
+    printable = [*range(33, 127), *range(161, 173), *range(174, 256)]
+    others = [byte for byte in range(256) if byte not in printable]
+    return {chr(byte): byte for byte in printable} | {chr(256 + place): byte for place, byte in enumerate(others)}
+
+
+_BYTES = _byte_of()
+
+
+def _decoded(word: str) -> str:
+    """The text of a word of byte-level pieces; a piece of something else stays as it is."""
+    if not all(character in _BYTES for character in word):
+        return word
+    return bytes(_BYTES[character] for character in word).decode("utf-8", errors="replace")
+
+
 def _name(
-    pieces: Sequence[str | None], groups: Sequence[int], embeddings: Any, texts: list[str], words: list[int]
+    pieces: Sequence[str | None],
+    ids: Sequence[int],
+    groups: Sequence[int],
+    embeddings: _Embeddings,
+    texts: list[str],
+    words: list[int],
 ) -> None:
     """Append the whole word and its number to `texts` and `words`, for every token of a chunk."""
+    byte_level = any(piece and piece.endswith(_END_OF_WORD) for piece in pieces)
     first = max(words, default=-1) + 1
     spelled: dict[int, str] = {}
-    for piece, group in zip(pieces, groups, strict=True):
-        if piece is None and group not in spelled:
-            spelled[group] = next(embeddings, "embedding")
-        elif piece is not None and group >= 0:
+    named: dict[int, str] = {}
+    for piece, word_id, group in zip(pieces, ids, groups, strict=True):
+        if piece is None:
+            named[group] = embeddings.name(word_id)
+        elif group >= 0:
             bare = piece.removesuffix(_END_OF_WORD).removeprefix(_BEGINNING_OF_WORD)
             spelled[group] = spelled.get(group, "") + bare
+    if byte_level:
+        spelled = {group: _decoded(word) for group, word in spelled.items()}
+    spelled |= named
     ended = False
     for index, group in enumerate(groups):
         if group >= 0:

@@ -1,0 +1,66 @@
+"""Which step a view shows: counted from 1, the last where nothing is chosen, and only where one is asked for."""
+
+import importlib
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+STEPS, SIDE = 6, 4
+
+
+@pytest.fixture(scope="module")
+def parts(pack):
+    wanted = {"mask": "nodes.token_mask", "pictures": "nodes.pictures", "trace": "scfg_core.trace"}
+    wanted |= {"words": "scfg_core.words", "grid": "scfg_core.grid"}
+    return SimpleNamespace(
+        **{key: importlib.import_module(f"{pack.__name__}.{path}") for key, path in wanted.items()}
+    )
+
+
+def a_run(parts, every=1, soft=1):
+    """`cat` is in the left half at step 1, in one row more at every step after it."""
+    tokens = [parts.words.PromptTokens(0, ("<start>", "cat"), (-1, 0))]
+    latent = parts.trace.Fingerprint.of(torch.zeros(1, 4, SIDE, SIDE))
+    run = parts.trace.Run(tokens=tokens, schedule=tuple(range(STEPS, -1, -1)), token_count=1, fingerprint=latent)
+    run.token_sums, run.token_grid = {range(2): torch.rand(1, SIDE**2, 2)}, parts.grid.Grid(SIDE, SIDE)
+    for step in range(0, STEPS, every):
+        labels = torch.zeros(1, SIDE, SIDE, dtype=torch.int16)
+        labels[..., : SIDE // 2] = 1
+        labels[:, : step // 2] = 1
+        ones = torch.ones(1, SIDE, SIDE)
+        kept = torch.stack([1.0 - labels.flatten(1).float(), labels.flatten(1).float()], dim=-1)
+        run.evaluations.append(
+            parts.trace.Evaluation(
+                *(step, float(STEPS - step), 5.0, labels, ones > 0, ones, ones, ones, ones),
+                soft=kept if step % soft == 0 else None,
+                scored=(range(2),) if step % soft == 0 else (),
+            )
+        )
+    return run
+
+
+def test_steps_count_from_one(parts):
+    run = a_run(parts)
+    assert [parts.pictures.evaluation_at(run, step) for step in (1, 2, STEPS, -1)] == [0, 1, STEPS - 1, STEPS - 1]
+    for step in (0, STEPS + 1):
+        with pytest.raises(ValueError, match=f"expected a step from 1 to {STEPS}, got {step}"):
+            parts.pictures.evaluation_at(run, step)
+
+
+def test_of_a_long_run_the_nearest_step_that_was_kept_is_shown(parts):
+    run = a_run(parts, every=2)
+    assert [parts.pictures.evaluation_at(run, step) for step in (1, 3, 4, 5)] == [0, 1, 2, 2]
+
+
+@pytest.mark.parametrize("step", [0, 25, -1])
+def test_a_mask_over_all_steps_does_not_ask_for_one(parts, step):
+    mask = parts.mask.token_mask(a_run(parts), "cat", "soft", parts.mask.AVERAGE, step, 0, None)
+    assert mask.shape == (1, SIDE * 8, SIDE * 8)
+
+
+def test_a_step_that_brought_no_maps_shows_the_last_ones_before_it(parts):
+    run = a_run(parts, soft=2)
+    masks = [parts.mask.token_mask(run, "cat", "soft", parts.mask.ONE, step, 0, None) for step in (5, 6, -1)]
+    assert torch.equal(masks[0], masks[1]) and torch.equal(masks[1], masks[2])
+    assert not torch.equal(masks[0], parts.mask.token_mask(run, "cat", "soft", parts.mask.ONE, 1, 0, None))
