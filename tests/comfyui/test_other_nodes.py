@@ -1,10 +1,13 @@
 """Beside other nodes, in both orders: theirs keep their effect, ours acts or says why not, nothing crashes."""
 
+import gc
+
 import numpy as np
 import pytest
 import torch
 
 from scfg_core import Settings
+from scfg_core.propagation import StoredAttention
 from scfg_core.session import NO_MAPS, Collection
 
 from ..core import oracle
@@ -83,6 +86,20 @@ def test_where_nothing_can_be_watched_the_picture_is_unharmed_and_the_user_is_to
     assert guided.line.startswith("S-CFG inactive: ")
     assert ("tiled: " if name in ("tiled", "rolled") else "a layer was left out: ") in guided.line
     assert len(set(guided.run.notes)) == len(guided.run.notes)
+
+
+def test_no_map_of_a_layer_that_is_left_out_outlives_the_unet(sd15):
+    """Of n² numbers each: at the CFG, and in the passes of other nodes behind it, there are none."""
+    found = []
+
+    def count(args):
+        found.append(sum(type(each) is StoredAttention for each in gc.get_objects()))
+        return args["denoised"]
+
+    model = IN_THE_WAY["halved keys"](sd15)
+    model.set_model_sampler_post_cfg_function(count)
+    sample(scfg(model).model, steps=2)
+    assert found == [0, 0]
 
 
 @both_orders

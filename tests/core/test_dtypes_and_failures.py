@@ -297,7 +297,7 @@ def test_constant_start_on_a_part_of_the_picture_says_nothing(rule):
     settings, grid, weight = replace(PAPER, foreground_rule=rule), Grid(4, 4), torch.zeros(8, 8)
     weight[:, :4] = 1.0
     text = EntryMaps(TokenMaps(torch.rand(1, 16, 6) + 0.1, grid))
-    flat = torch.full((1, 16, 2 if rule == "start_vs_rest" else 6), 0.5) * (1 + 1e-6 * torch.rand(1, 16, 1))
+    flat = 0.5 + 1e-4 * torch.rand(1, 16, 2 if rule == "start_vs_rest" else 6)
     segmentation = segment_entries([text], [EntryMaps(TokenMaps(flat, grid), weight=weight)], settings, Grid(8, 8))
     assert not segmentation.has_foreground.any() and segmentation.foreground.all()
 

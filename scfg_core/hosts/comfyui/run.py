@@ -264,7 +264,7 @@ class SamplingRun:
     def end(self) -> None:
         """Nothing of this run is needed any more, whether it ended well or not."""
         self._forget_evaluation()
-        self.session.collector.begin({})
+        self.session.end_evaluation()
 
     def finished(self, output: Tensor) -> Run:
         """The record of a run that returned the latent `output`."""

@@ -112,7 +112,7 @@ class Attachment:
         self._hooks.clear()
         _attached.discard(self.unet)
         self._call = self._schedule = None
-        self._session.collector.begin({})
+        self._session.end_evaluation()
         self.run.close()
 
     def wanted(self) -> bool:
@@ -194,6 +194,8 @@ class Attachment:
         except Exception as error:
             self.give_up(error)
             return None
+        finally:
+            self._session.end_evaluation()
         if guided is None:
             return None
         return (guided, *output[1:]) if isinstance(output, tuple) else type(output)(**{**output, "sample": guided})
