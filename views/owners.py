@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .core import UNOWNED, Evaluation, PromptTokens, Run
+from .core import UNOWNED, Evaluation, Prompt, Run
 from .palette import END, LIKE_THEMSELVES, NOBODY, PADDING, START, WORDS, word_colour
 from .text import Colour
 
@@ -32,8 +32,8 @@ def owners_of(run: Run) -> list[Owner]:
     """Owners of every label of a run, in the order of the prompts; words that come again are counted."""
     words: list[tuple[str, tuple[int, ...]]] = []
     neutral: list[Owner] = []
-    for prompt in run.tokens or [PromptTokens.unnamed(0, _count_labels(run))]:
-        words += prompt.spelled()
+    for prompt in run.prompts or [Prompt.plain("cond", max(1, _count_labels(run)), ())]:
+        words += prompt.words_with_labels()
         for index, (text, word) in enumerate(zip(prompt.texts, prompt.words, strict=True)):
             if not text and word < 0:
                 words.append((f"token {index}", (prompt.first_label + index,)))
@@ -56,7 +56,7 @@ def _colours(words: Sequence[str]) -> list[Colour]:
     return [word_colour(places[index]) for index in range(len(words))]
 
 
-def _rest(prompt: PromptTokens) -> list[tuple[str, tuple[int, ...]]]:
+def _rest(prompt: Prompt) -> list[tuple[str, tuple[int, ...]]]:
     """START, END and padding, each once, with all their labels."""
     groups: dict[str, list[int]] = {}
     for index, (text, word) in enumerate(zip(prompt.texts, prompt.words, strict=True)):
@@ -77,7 +77,7 @@ def _counted(owners: Sequence[Owner]) -> list[Owner]:
 
 def _count_labels(run: Run) -> int:
     if run.token_sums:
-        return max(labels.stop for labels in run.token_sums)
+        return max(labels[-1] for labels in run.token_sums) + 1
     return max((int(each.labels.max()) + 1 for each in run.evaluations), default=0)
 
 

@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from scfg_core import Grid, LayerMaps
-from scfg_core.attention import head_mean_attention
+from scfg_core.method.attention import head_mean_attention
 
 
 class Watch:
@@ -35,7 +35,7 @@ class Watch:
             rearrange(self.projections[to], "b n (h d) -> b h n d", h=attention.heads)
             for to in (attention.to_q, attention.to_k)
         )
-        return head_mean_attention(q, k, scale=attention.scale)[0]
+        return head_mean_attention(q, k, scale=attention.scale)
 
 
 @contextmanager

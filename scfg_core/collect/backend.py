@@ -15,12 +15,15 @@ from typing import Literal, Protocol
 import torch
 from torch import Tensor
 
+from ..method.attention import head_mean_attention
 from ..precision import compute_dtype
-from .batched import head_mean
 from .budget import MIB, MemoryBudget
 from .operators import FlashAttention, Operator, RowBlocks, SelfHeads, StoredMap
 
 BackendName = Literal["triton", "pytorch"]
+
+ALIGNMENT = 8
+"""PyTorch's products are fast where widths are multiples of it."""
 
 FLASH_FROM = 2048
 """From so many patches on, CUDA's own attention is faster than PyTorch's products with a stored S."""
@@ -33,8 +36,10 @@ class Backend(Protocol):
     """How C of a layer is made, and what acts as its S."""
 
     name: BackendName
-    alignment: int
-    """Widths of columns are multiples of it."""
+
+    def padded(self, width: int) -> int:
+        """The width of columns in memory."""
+        ...
 
     def cross_maps(
         self, q: Tensor, k: Tensor, scale: float, kept: Tensor | None, width: int, budget: MemoryBudget
@@ -43,9 +48,12 @@ class Backend(Protocol):
         ...
 
     def operators(
-        self, heads: SelfHeads, widths: Sequence[int], budget: MemoryBudget
-    ) -> Iterator[tuple[slice, Operator]]:
-        """What acts as S, some images at a time, with the images; of image i only widths[i] columns are needed."""
+        self, heads: SelfHeads, widths: Sequence[int], room: int, budget: MemoryBudget
+    ) -> Iterator[tuple[slice, int, Operator]]:
+        """What acts as S, some images at a time: the images, how many of their columns, and S.
+
+        widths  how many of the `room` columns image i needs at least.
+        """
         ...
 
 
@@ -53,27 +61,31 @@ class PyTorch:
     """The batched way: on any device."""
 
     name: BackendName = "pytorch"
-    alignment = 8
+
+    def padded(self, width: int) -> int:
+        return -(-width // ALIGNMENT) * ALIGNMENT
 
     def cross_maps(
         self, q: Tensor, k: Tensor, scale: float, kept: Tensor | None, width: int, budget: MemoryBudget
     ) -> Tensor:
-        return head_mean(q, k, scale, budget.block, kept=kept, width=width)
+        return head_mean_attention(q, k, scale=scale, block=budget.block, kept=kept, width=width)
 
     def operators(
-        self, heads: SelfHeads, widths: Sequence[int], budget: MemoryBudget
-    ) -> Iterator[tuple[slice, Operator]]:
+        self, heads: SelfHeads, widths: Sequence[int], room: int, budget: MemoryBudget
+    ) -> Iterator[tuple[slice, int, Operator]]:
         n, m = heads.q.shape[2], heads.k.shape[2]
-        together = budget.images_at_once(len(widths), n * m * compute_dtype(heads.q).itemsize)
+        size = n * m * compute_dtype(heads.q).itemsize
+        together = budget.images_at_once(len(widths), size, scores=budget.block)
         flash = self._flash(heads, budget)
-        for images in _runs(widths):
+        for run in _runs(widths):
             step = len(widths) if flash or not together else together
-            for first in range(images.start, images.stop, step):
-                some = slice(first, min(first + step, images.stop))
+            width = min(room, self.padded(widths[run.start]))
+            for first in range(run.start, run.stop, step):
+                images = slice(first, min(first + step, run.stop))
                 if flash:
-                    yield some, FlashAttention(heads[some], widths[first])
+                    yield images, width, FlashAttention(heads[images], width)
                 else:
-                    yield some, (StoredMap if together else RowBlocks)(heads[some], budget)
+                    yield images, width, (StoredMap if together else RowBlocks)(heads[images], budget)
 
     def _flash(self, heads: SelfHeads, budget: MemoryBudget) -> bool:
         """Whether the device's own attention is fast, and can act as S."""
@@ -86,7 +98,11 @@ class Triton:
     """The kernels of `kernels`."""
 
     name: BackendName = "triton"
-    alignment = 16
+
+    def padded(self, width: int) -> int:
+        from . import kernels
+
+        return kernels.padded(width)
 
     def cross_maps(
         self, q: Tensor, k: Tensor, scale: float, kept: Tensor | None, width: int, budget: MemoryBudget
@@ -96,8 +112,8 @@ class Triton:
         return tiles.cross_maps(q, k, scale, kept, width)
 
     def operators(
-        self, heads: SelfHeads, widths: Sequence[int], budget: MemoryBudget
-    ) -> Iterator[tuple[slice, Operator]]:
+        self, heads: SelfHeads, widths: Sequence[int], room: int, budget: MemoryBudget
+    ) -> Iterator[tuple[slice, int, Operator]]:
         from . import kernels, tiles
 
         n = heads.q.shape[2]
@@ -105,7 +121,11 @@ class Triton:
         narrow = [run for run in runs if widths[run.start] <= kernels.NARROW]
         chosen = tiles.Narrow(narrow[0].start, narrow[0].stop) if len(narrow) == 1 else tiles.Narrow()
         together = budget.images_at_once(len(widths), tiles.map_bytes(n))
-        yield from tiles.operators(heads, together, chosen, tiles.in_half(n))
+        for images, operator in tiles.operators(heads, together, chosen, tiles.in_half(n)):
+            yield images, room, operator
+
+
+BACKENDS: dict[BackendName, type[PyTorch] | type[Triton]] = {"pytorch": PyTorch, "triton": Triton}
 
 
 def _runs(values: Sequence[int]) -> Iterator[slice]:
@@ -117,15 +137,16 @@ def _runs(values: Sequence[int]) -> Iterator[slice]:
         start = stop
 
 
-def backend_for(q: Tensor, images: int, budget: MemoryBudget) -> Backend:
-    """The backend for the q (b, H, n, d) of a self-attention, of whose batch `images` are looked at.
+def backend_for(q: Tensor, budget: MemoryBudget) -> Backend:
+    """The backend for the q (b, H, n, d) of a layer.
 
     Decided once for a device, a dtype, a width of heads and a way of keeping S; the first time it waits for the
     device.
     """
     if _distrusted or not _has_triton(q.device):
         return PyTorch()
-    return Triton() if _proved(q.device, q.dtype, q.shape[3], _keeping(q.shape[2], images, budget)) else PyTorch()
+    keeping = _keeping(q.shape[0], q.shape[2], budget)
+    return Triton() if _proved(q.device, q.dtype, q.shape[3], keeping) else PyTorch()
 
 
 def distrust(error: Exception) -> None:
@@ -139,7 +160,7 @@ Keeping = Literal["full", "half", "none"]
 _distrusted = False
 
 
-def _keeping(n: int, images: int, budget: MemoryBudget) -> Keeping:
+def _keeping(images: int, n: int, budget: MemoryBudget) -> Keeping:
     from . import tiles
 
     if not budget.images_at_once(images, tiles.map_bytes(n)):
@@ -172,7 +193,7 @@ def agrees(device: torch.device, dtype: torch.dtype, width: int, keeping: Keepin
     scale, budget, weights = width**-0.5, MemoryBudget(MIB, MIB), (0.0, 0.5, 0.5)
     heads = SelfHeads(q, k, scale)
     columns = tiles.cross_maps(q, k[:, :, :21], scale, None, 32)
-    expected = head_mean(q, k[:, :, :21], scale, MIB, width=32)
+    expected = head_mean_attention(q, k[:, :, :21], scale=scale, width=32)
     together = 0 if keeping == "none" else 2
     ((images, operator),) = tiles.operators(heads, together, tiles.Narrow(), keeping == "half")
     found = [columns, operator.propagate(expected[images], weights)]

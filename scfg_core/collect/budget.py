@@ -49,13 +49,13 @@ class CollectorOutOfMemory(RuntimeError):
 class MemoryBudget:
     """Sizes that fit; smaller ones after memory has run out. May be asked from several threads at once.
 
-    limit    bytes of S that may exist at a time.
-    block    bytes of scores that may exist at a time, where they exist.
+    limit    bytes of S, and of scores where they exist, at a time.
+    block    bytes of scores at a time, where they exist.
     """
 
     def __init__(self, limit: int, block: int) -> None:
         if limit <= 0:
-            raise SettingsError(f"expected a budget above 0 bytes, got {limit}: leave it to the device")
+            raise SettingsError(f"expected a budget above 0 bytes, got {limit}: None leaves it to the device")
         self.limit = limit
         self.block = min(block, max(1, limit // 4))
         self._lock = threading.Lock()
@@ -76,10 +76,12 @@ class MemoryBudget:
         """The budget of the device that a tensor is on."""
         return cls.for_device(tensor.device.type, total_memory(tensor.device), limit)
 
-    def images_at_once(self, images: int, map_bytes: int) -> int:
-        """Of how many of a call's images S may exist at a time, `map_bytes` each; 0 = not even of one."""
-        room = min(self.limit, max(FEW_MAPS, images * map_bytes // 4))
-        return min(images, room // map_bytes)
+    def images_at_once(self, images: int, map_bytes: int, scores: int = 0) -> int:
+        """Of how many of a call's images S may exist at a time, `map_bytes` each, beside `scores` bytes of scores;
+        0 = not even of one.
+        """
+        room = min(self.limit - scores, max(FEW_MAPS, images * map_bytes // 4))
+        return max(0, min(images, room // map_bytes))
 
     def run(self, compute: Callable[[], Result]) -> Result:
         """compute(), again with less memory each time that it runs out; `CollectorOutOfMemory` at the end."""

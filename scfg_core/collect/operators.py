@@ -19,8 +19,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from ..method.attention import head_mean_attention, row_blocks
 from ..precision import compute_dtype, full_precision
-from .batched import attend, head_mean, row_blocks
 from .budget import MemoryBudget
 
 
@@ -77,7 +77,7 @@ class StoredMap(Operator):
     """S (b, n, n), stored; its rows sum to 1, or to less in a joint layer."""
 
     def __init__(self, heads: SelfHeads, budget: MemoryBudget) -> None:
-        self._all = head_mean(heads.q, heads.k, heads.scale, budget.block, kept=heads.kept)
+        self._all = head_mean_attention(heads.q, heads.k, scale=heads.scale, block=budget.block, kept=heads.kept)
         self._maps = self._all[..., heads.image or slice(None)]
         if heads.normalise:
             self._maps = self._maps / self._maps.sum(dim=-1, keepdim=True)
@@ -116,7 +116,7 @@ class RowBlocks(Operator):
 
     def _blocks(self) -> Iterator[tuple[slice, slice, Tensor]]:
         heads = self._heads
-        return row_blocks(heads.q, heads.k, heads.scale, self._budget.block, kept=heads.kept)
+        return row_blocks(heads.q, heads.k, scale=heads.scale, block=self._budget.block, kept=heads.kept)
 
 
 class FlashAttention(Operator):
@@ -143,8 +143,10 @@ class FlashAttention(Operator):
 
     @full_precision
     def apply(self, values: Tensor, base: Tensor, alpha: float, beta: float) -> Tensor:
-        halves = torch.empty_like(values, dtype=self._q.dtype)
-        answer = attend(self._q, self._k, torch.mul(values, alpha, out=halves), self._scale)
+        halves = torch.mul(values, alpha, out=torch.empty_like(values, dtype=self._q.dtype))
+        shared = halves[:, None].expand(-1, self._q.shape[1], -1, -1)
+        answer = F.scaled_dot_product_attention(self._q, self._k, shared, scale=self._scale)
+        answer = answer.mean(dim=1, dtype=torch.float32)
         return torch.add(answer, base, alpha=beta) if beta else answer
 
     def text_columns(self, text: slice) -> Tensor:

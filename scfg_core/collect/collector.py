@@ -1,0 +1,264 @@
+"""q and k of a layer go in as they pass, fused token maps per prompt come out.
+
+For every evaluation of the model
+
+    collector.begin({"positive": Prompt.plain("cond", 77), "negative": Prompt.plain("uncond", 77)})
+    collector.observe(call)                  # attn1 of a transformer block …
+    collector.observe(call)                  # … then its attn2: C̄ of this layer is summed here; or one joint call
+    collector.token_maps("positive")         # after the last layer
+
+A call says which rows of its batch belong to which prompt and image, so a batch that is joined, split or reversed
+gives the same maps. Unconditional prompts need START against the rest only (Eq. 14): two columns. Of a
+self-attention only q and k are kept, by reference, until the cross-attention of the block comes; S of few images at
+a time exists, while their columns are propagated. Nothing of ours computes the model's own output.
+"""
+
+import threading
+from collections.abc import Callable, Hashable, Mapping, Sequence
+from typing import Any, TypeVar
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from ..errors import SettingsError
+from ..grid import Grid
+from ..method.fusion import TokenMaps
+from ..method.propagation import needs_self_attention
+from ..method.settings import Settings
+from ..prompt import Prompt
+from .backend import BACKENDS, Backend, BackendName, PyTorch, backend_for, distrust
+from .budget import MIB, MemoryBudget, is_out_of_memory
+from .calls import LayerCall, Rows
+from .columns import arrange, kept_keys, split, widths
+from .operators import SelfHeads
+from .sums import PromptSums
+
+Result = TypeVar("Result")
+
+
+class Collector:
+    """Token maps of one evaluation at a time; may be fed from several threads at once.
+
+    settings    power_weights, renormalise, smooth_maps and foreground_rule shape what is collected.
+    budget_mib  most that the S of one layer may take, MiB; None = by the device, see `MemoryBudget`.
+    backend     one backend forced, for tests and benchmarks; None = Triton where it works, else PyTorch.
+    budget      the budget itself, for tests and benchmarks.
+    """
+
+    def __init__(
+        self,
+        settings: Settings,
+        budget_mib: float | None = None,
+        backend: BackendName | None = None,
+        budget: MemoryBudget | None = None,
+    ) -> None:
+        self.settings = settings
+        self.backend: BackendName | None = backend
+        """Who computed the last layer; before the first, who was asked for."""
+        if backend is not None and backend not in BACKENDS:
+            raise SettingsError(f"expected a backend of {', '.join(BACKENDS)}, got {backend!r}: leave it out")
+        self._forced = None if backend is None else BACKENDS[backend]()
+        if budget_mib is not None and not budget_mib > 0:
+            raise SettingsError(f"expected a budget above 0 MiB, got {budget_mib}: None leaves it to the device")
+        self._limit = None if budget_mib is None else max(1, int(budget_mib * MIB))
+        self._budget = budget
+        self._lock = threading.Lock()
+        self.begin({})
+
+    def begin(self, prompts: Mapping[Any, Prompt]) -> None:
+        """Forget the last evaluation; the next rows belong to `prompts`."""
+        with self._lock:
+            self._sums = PromptSums(self.settings, prompts)
+            self._pending: dict[tuple[str, Hashable, int], tuple[LayerCall, slice]] = {}
+            self.skipped: set[str] = set()
+            """Layers of this evaluation whose calls did not fit: other nodes tile or merge their tokens."""
+
+    @torch.no_grad()
+    def observe(self, call: LayerCall) -> None:
+        """Take one call of an attention layer: self-attention, then the block's cross-attention, or both in one.
+
+        A call that does not have the rows, patches and keys that the host expects leaves its layer out of this
+        evaluation (`skipped`). Raises `ShapeError` for rows of an undeclared prompt, `CollectorOutOfMemory`.
+        """
+        if call.layer in self.skipped:
+            return
+        if not (call.fits() and self._takes(call)):
+            self.skip(call.layer)
+        elif call.layout.text:
+            self._observe_text(call)
+        elif needs_self_attention(self.settings.power_weights):
+            with self._lock:
+                self._pending |= {self._key(call, part): (call, part.rows) for part in call.rows}
+
+    def skip(self, layer: str) -> None:
+        """Leave a layer out of this evaluation."""
+        with self._lock:
+            self.skipped.add(layer)
+            self._pending = {key: kept for key, kept in self._pending.items() if key[0] != layer}
+
+    def drop_pending(self) -> None:
+        """Drop the S of all layers whose cross-attention did not come."""
+        with self._lock:
+            self._pending = {}
+
+    def prompt(self, prompt: Hashable) -> Prompt:
+        """A prompt of this evaluation. Raises `ShapeError` where it was not declared."""
+        return self._sums.prompt(prompt)
+
+    def token_maps(self, prompt: Hashable) -> TokenMaps:
+        """Fused maps of a prompt: its tokens, or [START, rest] of an unconditional one under `start_vs_rest`."""
+        return self._sums.token_maps(prompt)
+
+    def foreground_maps(self, prompt: Hashable) -> TokenMaps:
+        """What Eq. 14 needs of a prompt of branch "uncond" or "both": [START, rest], or all tokens under
+        `argmax`."""
+        return self._sums.foreground_maps(prompt)
+
+    def layers_seen(self, prompt: Hashable) -> int:
+        """How many layers were summed for a prompt in this evaluation."""
+        return self._sums.layers_seen(prompt)
+
+    def grids_seen(self) -> tuple[Grid, ...]:
+        """Grids of the layers that were summed in this evaluation, largest first."""
+        return self._sums.grids_seen()
+
+    def _takes(self, call: LayerCall) -> bool:
+        """Whether the text keys are whole repeats of every prompt's tokens, and S of the block is there."""
+        if not call.layout.text:
+            return True
+        prompts = [self._sums.prompt(part.prompt) for part in call.rows]
+        if any(len(call.layout.text) % prompt.num_tokens for prompt in prompts):
+            return False
+        if call.layout.is_joint or not needs_self_attention(self.settings.power_weights):
+            return True
+        return all(self._key(call, part) in self._pending for part in call.rows)
+
+    def _observe_text(self, call: LayerCall) -> None:
+        """The last call of a block: all that its maps are made of is here."""
+        prompts = [self._sums.prompt(part.prompt) for part in call.rows]
+        rows = [part.rows for part in call.rows]
+        kept = kept_keys(prompts, rows, call)
+        if call.layout.is_joint:
+            for part, prompt in zip(call.rows, prompts, strict=True):
+                self._add(part, prompt, self._joint(call, part.rows, prompt, kept), call.grid)
+            return
+        with self._lock:
+            waiting = [self._pending.pop(self._key(call, part), None) for part in call.rows]
+        columns = self._cross(call, prompts, kept)
+        if None not in waiting:
+            heads = _heads([own for own in waiting if own is not None], rows)
+            propagated = self._compute(
+                call.q, lambda backend: self._propagated(backend, heads, columns, rows, prompts)
+            )
+        else:
+            propagated = [(slice(0, len(columns)), columns)]
+        for part, prompt in zip(call.rows, prompts, strict=True):
+            self._add(part, prompt, _gathered(propagated, part.rows), call.grid)
+
+    def _cross(self, call: LayerCall, prompts: Sequence[Prompt], kept: Tensor | None) -> Tensor:
+        """C (b, n, w) with the columns that every prompt needs in front."""
+        keys, scale = call.layout.keys, _scale(call)
+        room = max(keys, *(self._width(prompt) for prompt in prompts))
+        columns = self._compute(
+            call.q,
+            lambda backend: backend.cross_maps(
+                call.q, call.k, scale, kept, backend.padded(room), self._budget_of(call.q)
+            ),
+        )
+        for part, prompt in zip(call.rows, prompts, strict=True):
+            arrange(columns[part.rows], keys, prompt, self.settings)
+        return columns
+
+    def _propagated(
+        self, backend: Backend, heads: SelfHeads, columns: Tensor, rows: Sequence[slice], prompts: Sequence[Prompt]
+    ) -> list[tuple[slice, Tensor]]:
+        """Eq. 10, some images at a time."""
+        needed = [0] * len(columns)
+        for place, prompt in zip(rows, prompts, strict=True):
+            needed[place] = [self._width(prompt)] * (place.stop - place.start)
+        budget, weights = self._budget_of(heads.q), self.settings.power_weights
+        found = []
+        for images, width, operator in backend.operators(heads, needed, columns.shape[2], budget):
+            found.append((images, operator.propagate(columns[images, :, :width], weights)))
+            del operator  # its S, before the next one is made
+        return found
+
+    def _joint(self, call: LayerCall, rows: slice, prompt: Prompt, kept: Tensor | None) -> Tensor:
+        """Rows of S sum to less than 1: `after_fusion` divides by the sums, `per_layer` (the authors) does not."""
+        text, image = call.layout.text, call.layout.image
+        normalise, weights = self.settings.renormalise != "per_layer", self.settings.power_weights
+        part = None if kept is None else kept[rows]
+        heads = SelfHeads(call.q[rows], call.k[rows], _scale(call), slice(image.start, image.stop), part, normalise)
+        room, budget = max(len(text), self._width(prompt)), self._budget_of(call.q)
+
+        def compute(backend: Backend) -> Tensor:
+            width, pieces = backend.padded(room), []
+            for _, _, operator in backend.operators(heads, [width] * len(heads.q), width, budget):
+                cross = operator.text_columns(slice(text.start, text.stop))
+                columns = F.pad(cross, (0, width - cross.shape[2]))
+                arrange(columns, len(text), prompt, self.settings)
+                pieces.append(operator.propagate(columns, weights) if needs_self_attention(weights) else columns)
+                del operator  # its S, before the next one is made
+            return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
+
+        return self._compute(call.q, compute)
+
+    def _compute(self, q: Tensor, compute: Callable[[Backend], Result]) -> Result:
+        """The result by the backend for q; by PyTorch where Triton fails; with less memory where it runs out."""
+        budget = self._budget_of(q)
+
+        def attempt() -> Result:
+            backend = self._forced or backend_for(q, budget)
+            self.backend = backend.name
+            try:
+                return compute(backend)
+            except Exception as error:
+                if backend is self._forced or backend.name == "pytorch" or is_out_of_memory(error):
+                    raise
+                distrust(error)
+                self.backend = "pytorch"
+                return compute(PyTorch())
+
+        return budget.run(attempt)
+
+    def _budget_of(self, q: Tensor) -> MemoryBudget:
+        if self._budget is None:
+            self._budget = MemoryBudget.of(q, self._limit)
+        return self._budget
+
+    def _width(self, prompt: Prompt) -> int:
+        return sum(widths(prompt, self.settings).values())
+
+    def _add(self, part: Rows, prompt: Prompt, columns: Tensor, grid: Grid) -> None:
+        self._sums.add(part, split(columns, prompt, self.settings), grid)
+
+    @staticmethod
+    def _key(call: LayerCall, part: Rows) -> tuple[str, Hashable, int]:
+        return call.layer, part.prompt, part.first_image
+
+
+def _scale(call: LayerCall) -> float:
+    return call.q.shape[3] ** -0.5 if call.scale is None else call.scale
+
+
+def _heads(waiting: Sequence[tuple[LayerCall, slice]], rows: Sequence[slice]) -> SelfHeads:
+    """q and k of the self-attention, its rows in the order of the cross-attention's."""
+    call = waiting[0][0]
+    if all(own is call for own, _ in waiting) and [place for _, place in waiting] == list(rows):
+        return SelfHeads(call.q, call.k, _scale(call))
+    q, k = (
+        torch.cat([side[place] for side, place in sides])
+        for sides in ([(own.q, place) for own, place in waiting], [(own.k, place) for own, place in waiting])
+    )
+    return SelfHeads(q, k, _scale(call))
+
+
+def _gathered(pieces: Sequence[tuple[slice, Tensor]], rows: slice) -> Tensor:
+    """The rows of a call from the pieces in which they were computed."""
+    found = [
+        piece[max(rows.start, images.start) - images.start : rows.stop - images.start]
+        for images, piece in pieces
+        if images.start < rows.stop and rows.start < images.stop
+    ]
+    return found[0] if len(found) == 1 else torch.cat(found)
