@@ -95,14 +95,14 @@ class PyTorch:
 
 
 class Triton:
-    """The kernels of `kernels`."""
+    """The operations of `fused`."""
 
     name: BackendName = "triton"
 
     def padded(self, width: int) -> int:
-        from . import kernels
+        from . import fused
 
-        return kernels.padded(width)
+        return fused.padded(width)
 
     def cross_maps(
         self, q: Tensor, k: Tensor, scale: float, kept: Tensor | None, width: int, budget: MemoryBudget
@@ -114,11 +114,11 @@ class Triton:
     def operators(
         self, heads: SelfHeads, widths: Sequence[int], room: int, budget: MemoryBudget
     ) -> Iterator[tuple[slice, int, Operator]]:
-        from . import kernels, tiles
+        from . import fused, tiles
 
         n = heads.q.shape[2]
-        runs = _runs([width <= kernels.NARROW for width in widths])
-        narrow = [run for run in runs if widths[run.start] <= kernels.NARROW]
+        runs = _runs([width <= fused.NARROW for width in widths])
+        narrow = [run for run in runs if widths[run.start] <= fused.NARROW]
         chosen = tiles.Narrow(narrow[0].start, narrow[0].stop) if len(narrow) == 1 else tiles.Narrow()
         together = budget.images_at_once(len(widths), tiles.map_bytes(n))
         for images, operator in tiles.operators(heads, together, chosen, tiles.in_half(n)):
@@ -170,8 +170,9 @@ def _keeping(images: int, n: int, budget: MemoryBudget) -> Keeping:
 
 @functools.cache
 def _has_triton(device: torch.device) -> bool:
-    found = device.type == "cuda" and torch.version.hip is None and importlib.util.find_spec("triton") is not None
-    return found and torch.cuda.get_device_capability(device) >= (8, 0)
+    if device.type != "cuda" or torch.version.hip is not None or not hasattr(torch.library, "custom_op"):
+        return False
+    return importlib.util.find_spec("triton") is not None and torch.cuda.get_device_capability(device) >= (8, 0)
 
 
 @functools.cache

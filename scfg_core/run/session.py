@@ -116,6 +116,7 @@ class Session:
     word_weights  word or phrase of the prompts, or label → factor ≥ 0 on the guidance of its region.
     recorded      called with every evaluation's record, whose tensors are still on the device.
     resegment     gives what replaces every fresh segmentation: regions of the caller's own, on its grid.
+    collector     of these settings; None = one as the collection says.
     """
 
     def __init__(
@@ -127,6 +128,7 @@ class Session:
         word_weights: Mapping[str, float] | Mapping[int, float] | None = None,
         recorded: Callable[[Evaluation], None] | None = None,
         resegment: Callable[[Segmentation], Segmentation] | None = None,
+        collector: Collector | None = None,
     ) -> None:
         self.settings = collection.applied_to(settings)
         self.collection = collection
@@ -136,7 +138,7 @@ class Session:
         self._word_weights = dict(word_weights or {})
         self._recorded = recorded
         self._resegment = resegment
-        self._collector = Collector(self.settings, collection.budget_mib)
+        self._collector = collector or Collector(self.settings, collection.budget_mib)
         self._given_up = False
         self._lock = threading.Lock()
         self._last: Segmentation | None = None

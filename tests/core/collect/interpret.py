@@ -8,7 +8,7 @@ import json
 import torch
 from qk import block, error, exact_mean, exact_propagation, labels
 
-from scfg_core.collect import kernels, tiles
+from scfg_core.collect import fused, tiles
 from scfg_core.collect.backend import agrees
 from scfg_core.collect.operators import SelfHeads
 
@@ -19,14 +19,14 @@ DTYPES = {"fp32": torch.float32, "fp16": torch.float16, "bf16": torch.bfloat16}
 def maps_case(width, dtype):
     """S and C of odd sizes, two images, views of (b, n, heads·d)."""
     some = block(width, 7, 11, 21, batch=2, heads=3, width=width, dtype=dtype)
-    lse = kernels.row_lse(some.q, some.k, some.scale, None)
+    lse = fused.row_lse(some.q, some.k, some.scale, None)
     exact = exact_mean(some.q, some.k, some.scale)
-    full, half = (kernels.head_mean(some.q, some.k, lse, some.scale, None, half, 77) for half in (False, True))
+    full, half = (fused.head_mean(some.q, some.k, lse, some.scale, None, half, 77) for half in (False, True))
     cross = tiles.cross_maps(some.cross_q, some.cross_k, some.scale, None, 32)
     exact_cross = exact_mean(some.cross_q, some.cross_k, some.scale)
     return {
         "S fp32": error(full, exact),
-        "S fp16": error(half / kernels.half_factor(77), exact),
+        "S fp16": error(half / fused.half_factor(77), exact),
         "C": error(cross[..., :21], exact_cross),
         "beyond": float(cross[..., 21:].abs().max()),
     }
@@ -88,21 +88,21 @@ def narrow_case(keeping):
     found = torch.cat(parts)
     return {
         "wide": error(found[[0, 2]], exact[[0, 2]]),
-        "narrow": error(found[1, :, : kernels.NARROW], exact[1, :, : kernels.NARROW]),
+        "narrow": error(found[1, :, : fused.NARROW], exact[1, :, : fused.NARROW]),
     }
 
 
 def shapes_case():
     """What the operations give for meta tensors has the shapes and dtypes of what they give for others."""
     some = block(7, 4, 5, 6, width=40, dtype=torch.float16)
-    lse = kernels.row_lse(some.q, some.k, some.scale, None)
-    maps = kernels.head_mean(some.q, some.k, lse, some.scale, None, True, 20)
+    lse = fused.row_lse(some.q, some.k, some.scale, None)
+    maps = fused.head_mean(some.q, some.k, lse, some.scale, None, True, 20)
     cross = tiles.cross_maps(some.cross_q, some.cross_k, some.scale, None, 16)
     calls = [
-        (kernels.row_lse, (some.q, some.k, some.scale, None)),
-        (kernels.head_mean, (some.q, some.k, lse, some.scale, None, False, 32)),
-        (kernels.apply_map, (maps, cross, cross, 1.0, 0.0, 0, 0)),
-        (kernels.stream_map, (some.q, some.k, lse, some.scale, None, cross, cross, 1.0, 0.5, 0, 1)),
+        (fused.row_lse, (some.q, some.k, some.scale, None)),
+        (fused.head_mean, (some.q, some.k, lse, some.scale, None, False, 32)),
+        (fused.apply_map, (maps, cross, cross, 1.0, 0.0, 0, 0)),
+        (fused.stream_map, (some.q, some.k, lse, some.scale, None, cross, cross, 1.0, 0.5, 0, 1)),
     ]
     alike = []
     for operation, args in calls:

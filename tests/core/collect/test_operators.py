@@ -54,7 +54,7 @@ def test_joint_keys_give_both_maps(kind, normalise):
     assert error(operator.propagate(cross, UNEVEN), exact_propagation(maps, exact[..., text], UNEVEN)) <= 3e-6
 
 
-@pytest.mark.parametrize(("dtype", "allowed"), [(FP32, 0.0), (FP16, 0.001), (BF16, 0.001)])
+@pytest.mark.parametrize(("dtype", "allowed"), [(FP32, 0.0005), (FP16, 0.001), (BF16, 0.001)])
 @pytest.mark.parametrize("weights", [PAPER, UNEVEN])
 def test_attention_in_place_of_a_map_gives_the_labels_of_float64(weights, dtype, allowed):
     """Also of columns whose mean is a millionth of the others'; a column of zeros stays one."""
