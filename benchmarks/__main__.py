@@ -1,4 +1,4 @@
-"""python -m benchmarks [backends|overhead|budget|host|launches|layers|update] [options]; no name: backends, then host."""
+"""python -m benchmarks [NAME] [options], NAME one of `BENCHMARKS`; no name: backends, then host."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Eq. 8 and Eq. 10 by Triton, as operations of PyTorch: head means of softmax(q kᵀ · scale), and products with them.
+"""Eq. 8 and Eq. 10 by Triton, as operations of PyTorch: head means of softmax(q kᵀ · scale), products with them.
 
     lse_h = log₂ Σ_keys 2^(q_h kᵀ · scale · log₂e)      `row_lse`: a pass over the keys, nothing but a number a row
     S = (1/H) Σ_h 2^(q_h kᵀ · scale · log₂e − lse_h)    `head_mean`: S or C; no head's scores leave the chip
