@@ -1,11 +1,11 @@
-"""S-CFG Scale Map: how strongly each place is guided."""
+"""S-CFG Scale Map: how strongly each part of the image is guided."""
 
 from comfy_api.latest import io
 
 from ..scfg_core.trace import Run
 from ..views import scale_map
 from .common import schema
-from .pictures import batch_input, evaluation_at, image_at, result_input, shown, step_input
+from .images import batch_input, evaluation_at, image_at, result_input, shown, step_input
 
 
 class SCFGScaleMap(io.ComfyNode):
@@ -14,8 +14,8 @@ class SCFGScaleMap(io.ComfyNode):
         return schema(
             node_id="SCFGScaleMap",
             display_name="S-CFG Scale Map",
-            description="The guidance scale at every place of the picture at one step: white is the sampler's own "
-            "CFG scale, warm is more, cold is less.",
+            description="The guidance scale in every part of the image at one step: white is the sampler's CFG "
+            "scale, warm colours are higher, cold colours are lower.",
             search_aliases=["guidance map", "CFG map", "heat map", "scfg"],
             inputs=[result_input(), step_input(), batch_input()],
             outputs=[io.Image.Output(display_name="image", tooltip="The scale map with its colour bar.")],

@@ -1,4 +1,4 @@
-"""What the view nodes share: which evaluation and which image of a RESULT to show, and pictures as IMAGE."""
+"""Shared by the view nodes: which evaluation and image of a result to show, and arrays as IMAGE tensors."""
 
 from typing import Any
 
