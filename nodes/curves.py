@@ -6,7 +6,7 @@ from ..scfg_core.agreement import agreement
 from ..scfg_core.trace import Run
 from ..views import curves
 from .common import ResultType, schema
-from .images import batch_input, image_at, result_input, shown
+from .images import batch_input, image_at, result_input, with_preview
 
 
 class SCFGCurves(io.ComfyNode):
@@ -46,4 +46,4 @@ class SCFGCurves(io.ComfyNode):
     def execute(cls, result: Run, batch_index: int, compare_with: Run | None = None) -> io.NodeOutput:
         text = "" if compare_with is None else str(agreement(result, compare_with))
         caption = text and f"agreement with the other run: {text}"
-        return shown(cls, curves(result, image=image_at(result, batch_index), caption=caption), text)
+        return with_preview(cls, curves(result, image=image_at(result, batch_index), caption=caption), text)

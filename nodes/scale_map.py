@@ -5,7 +5,7 @@ from comfy_api.latest import io
 from ..scfg_core.trace import Run
 from ..views import scale_map
 from .common import schema
-from .images import batch_input, evaluation_at, image_at, result_input, shown, step_input
+from .images import batch_input, evaluation_at, image_at, result_input, step_input, with_preview
 
 
 class SCFGScaleMap(io.ComfyNode):
@@ -26,4 +26,4 @@ class SCFGScaleMap(io.ComfyNode):
     @classmethod
     def execute(cls, result: Run, step: int, batch_index: int) -> io.NodeOutput:
         evaluation = result.evaluations[evaluation_at(result, step)]
-        return shown(cls, scale_map(evaluation, image=image_at(result, batch_index)))
+        return with_preview(cls, scale_map(evaluation, image=image_at(result, batch_index)))

@@ -6,7 +6,7 @@ from ..scfg_core.trace import Run
 from ..views import segmentation, segmentation_sheet
 from ..views.segmentation import base_of
 from .common import schema
-from .images import as_picture, batch_input, evaluation_at, image_at, result_input, shown, step_input
+from .images import as_array, batch_input, evaluation_at, image_at, result_input, step_input, with_preview
 
 SHEET, ONE = "all steps", "one step"
 STEP_PREVIEW, NOTHING = "the step's preview", "nothing"
@@ -47,11 +47,11 @@ class SCFGSegmentation(io.ComfyNode):
 
     @classmethod
     def execute(cls, result: Run, show: str, step: int, batch_index: int, under: str, image=None) -> io.NodeOutput:
-        number = image_at(result, batch_index)
-        base = None if image is None else as_picture(image, number)
+        image_index = image_at(result, batch_index)
+        base = None if image is None else as_array(image, image_index)
         if show == SHEET:
-            return shown(cls, segmentation_sheet(result, image=number, base=base))
+            return with_preview(cls, segmentation_sheet(result, image=image_index, base=base))
         index = evaluation_at(result, step)
         if base is None and under == STEP_PREVIEW:
-            base = base_of(result.evaluations[index], number)
-        return shown(cls, segmentation(result, index=index, image=number, base=base))
+            base = base_of(result.evaluations[index], image_index)
+        return with_preview(cls, segmentation(result, index=index, image=image_index, base=base))
