@@ -163,7 +163,7 @@ class ComfyPage:
         )
 
     def point(self, kind: str, area: str, text: str | None = None, x: float = 0.5, y: float = 0.5) -> None:
-        """Move the mouse to a place 0…1 of an area of it: a picture, the slider, a word of the legend."""
+        """Move the mouse to a position 0…1 in one of its areas: an image, the slider, a word of the legend."""
         self.page.mouse.move(*self.ask("where => placeOf(where)", [kind, area, text, x, y]))
 
     def click(self, kind: str, area: str, text: str | None = None, x: float = 0.5) -> None:

@@ -66,7 +66,7 @@ def test_slider_arrow_keys_hover_and_solo(page):
     page.point(GUIDANCE, "slider", x=1.0)
     page.page.mouse.up()
     page.tells(GUIDANCE, f"step {STEPS} of {STEPS}")
-    page.point(GUIDANCE, "picture", x=0.5, y=0.55)
+    page.point(GUIDANCE, "image", x=0.5, y=0.55)
     page.tells(GUIDANCE, ". Here ")
     assert "mean γ" in page.told(GUIDANCE)
     page.shot(f"{page.renderer}-hover")
@@ -180,7 +180,7 @@ def test_switched_off_the_old_run_goes_at_once(page):
     page.ask("async () => { await app.extensionManager.setting.set('SCFG.Live.On', false) }")
     page.tells(GUIDANCE, "off in the settings")
     page.ask("async () => { await app.extensionManager.setting.set('SCFG.Live.On', true) }")
-    page.tells(GUIDANCE, "Run: regions")
+    page.tells(GUIDANCE, "Run to see regions")
 
 
 @pytest.mark.parametrize(
@@ -207,7 +207,7 @@ def test_words_are_text_and_never_markup(page, word):
         word,
     )
     page.filled(GUIDANCE, 1)
-    page.point(GUIDANCE, "picture", x=0.2, y=0.5)
+    page.point(GUIDANCE, "image", x=0.2, y=0.5)
     page.tells(GUIDANCE, f"Here {word}: 50 %")
     assert page.legend(GUIDANCE)[0] == word
     assert page.ask("() => viewOf('SCFGGuidance').element.querySelectorAll('*').length") == 1
