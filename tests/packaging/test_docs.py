@@ -73,7 +73,8 @@ def test_the_house_is_as_contributing_draws_it():
     names = re.findall(r"\b[a-z_]+(?:\.py\b|/)", drawing)
     assert len(names) > 40
     rooms = [PACK / "scfg_core" / room for room in ("method", "collect", "run")]
-    roots = [PACK, PACK / "scfg_core", *rooms, PACK / "scfg_core" / "hosts" / "comfyui"]
+    hosts = PACK / "scfg_core" / "hosts"
+    roots = [PACK, PACK / "scfg_core", *rooms, hosts, hosts / "comfyui"]
     assert [name for name in names if not any((root / name).exists() for root in roots)] == []
     modules = {path.name for root in (PACK / "scfg_core", *rooms) for path in root.glob("[!_]*.py")}
     assert modules <= set(names)
