@@ -19,7 +19,7 @@ class PromptSums:
 
     def __init__(self, settings: Settings, prompts: Mapping[Key, Prompt]) -> None:
         self._settings = settings
-        self._prompts: dict[Hashable, Prompt] = dict(prompts)
+        self._prompts: dict[Hashable, Prompt] = {**prompts}
         self._lock = threading.Lock()
         self._fusions: dict[tuple[Hashable, int, Columns], LayerFusion] = {}
 
