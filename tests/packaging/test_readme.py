@@ -19,7 +19,7 @@ def test_every_node_is_in_the_table_with_its_page_and_a_picture():
 
 
 def test_every_remark_of_a_run_and_every_error_of_a_node_is_explained():
-    text = section("When it says something")
+    text = section("Messages")
     assert len(remarks()) > 15 and len(errors()) > 8
     assert [line for line in [*remarks(), *errors()] if f"`{line}" not in text] == []
 
