@@ -1,4 +1,4 @@
-"""python -m benchmarks [ways|overhead|budget|host|layers|update] [options]; without a name: ways, then host."""
+"""python -m benchmarks [backends|overhead|budget|host|layers|update] [options]; no name: backends, then host."""
 
 from __future__ import annotations
 
@@ -18,13 +18,13 @@ def main() -> None:
     torch.set_num_threads(options.threads)
     if options.device != "cpu":
         torch.cuda.set_device(torch.device(options.device).index or 0)
-    for name in ("ways", "host") if options.benchmark is None else (options.benchmark,):
+    for name in ("backends", "host") if options.benchmark is None else (options.benchmark,):
         BENCHMARKS[name](options)
 
 
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="What S-CFG costs, in ratios.")
-    parser.add_argument("benchmark", nargs="?", choices=sorted(BENCHMARKS), help="none: ways, then host")
+    parser.add_argument("benchmark", nargs="?", choices=sorted(BENCHMARKS), help="none: backends, then host")
     parser.add_argument("--full", action="store_true", help="more sizes; host: latents of usual image sizes")
     parser.add_argument(
         "--pairs", type=int, help="interleaved measurements per variant (default 5; host --full: 1)"
@@ -45,13 +45,13 @@ def parse() -> argparse.Namespace:
     return parser.parse_args()
 
 
-def ways(options: argparse.Namespace) -> None:
-    from . import ways
+def backends(options: argparse.Namespace) -> None:
+    from . import backends
 
     dtype = options.dtype or (torch.float32 if options.device == "cpu" else torch.float16)
-    rows = ways.run(options.full, dtype, options.device, options.pairs or 5, not options.no_naive)
-    report.show("Three ways to apply S, one block of 1 + 1 rows", rows, ways.COLUMNS)
-    report.save(options.out / "ways.json", "ways", rows, clock.machine(options.device))
+    rows = backends.run(options.full, dtype, options.device, options.pairs or 5, not options.no_naive)
+    report.show("Backends that apply S, one block of 1 + 1 rows", rows, backends.COLUMNS)
+    report.save(options.out / "backends.json", "backends", rows, clock.machine(options.device))
 
 
 def overhead(options: argparse.Namespace) -> None:
@@ -66,7 +66,7 @@ def budget(options: argparse.Namespace) -> None:
     from . import budget
 
     rows = budget.run(options.dtype or torch.bfloat16)
-    report.show("Layers of large pictures inside 256 MiB", rows, budget.COLUMNS)
+    report.show("Layers of large images inside 256 MiB", rows, budget.COLUMNS)
     report.save(options.out / "budget.json", "budget", rows, clock.machine("cpu"))
 
 
@@ -89,7 +89,7 @@ def update(options: argparse.Namespace) -> None:
 
 
 BENCHMARKS = {
-    "ways": ways,
+    "backends": backends,
     "overhead": overhead,
     "budget": budget,
     "host": host,

@@ -12,10 +12,10 @@ import torch
 from torch import Tensor, nn
 
 from scfg_core import Grid, Settings
+from scfg_core.collect.layers import choose_layers
 from scfg_core.hosts.comfyui import guide, observe
-from scfg_core.hosts.comfyui.levels import layer_name, text_attention_layers
-from scfg_core.layers import choose_layers
-from scfg_core.session import Collection
+from scfg_core.hosts.comfyui.models import Architecture, architecture_of
+from scfg_core.run.session import Collection
 
 from .naive import NaiveMaps
 from .random_weights import fill
@@ -159,8 +159,16 @@ class Host:
         )
 
 
+def _architecture(unet: Any) -> Architecture:
+    architecture = architecture_of(unet)
+    if architecture is None:
+        raise TypeError(f"expected a U-Net with cross-attention, got {type(unet).__name__}")
+    return architecture
+
+
 def _watched(unet: Any) -> list[nn.Module]:
-    names = choose_layers(text_attention_layers(unet), "auto")
+    architecture = _architecture(unet)
+    names = choose_layers(architecture.layers, "auto")
     parts = {"input": unet.input_blocks, "middle": [unet.middle_block], "output": unet.output_blocks}
     return [
         attention
@@ -168,7 +176,7 @@ def _watched(unet: Any) -> list[nn.Module]:
         for number, block in enumerate(blocks)
         for tower in block
         for index, layer in enumerate(getattr(tower, "transformer_blocks", ()))
-        if layer_name((kind, number), index) in names
+        if f"{kind}.{number}.{index}" in names
         for attention in (layer.attn1, layer.attn2)
     ]
 
@@ -176,7 +184,8 @@ def _watched(unet: Any) -> list[nn.Module]:
 def _with_naive(patcher: Any) -> Any:
     """A clone whose guidance is naive S-CFG."""
     clone = patcher.clone()
-    names = choose_layers(text_attention_layers(clone.model.diffusion_model), "all")
+    architecture = _architecture(clone.model.diffusion_model)
+    names = choose_layers(architecture.layers, "all")
     state: dict[str, Any] = {}
 
     def evaluated(executor: Any, *args: Any) -> Tensor:
@@ -191,12 +200,12 @@ def _with_naive(patcher: Any) -> Any:
 
     def override(func: Any, q: Tensor, k: Tensor, v: Tensor, heads: int, *args: Any, **kwargs: Any) -> Tensor:
         options = kwargs.get("transformer_options") or {}
-        name = layer_name(options["block"], options.get("block_index", 0)) if "block" in options else None
-        if name in names:
+        if architecture.layer_of(options) in names:
             h, w = options["activations_shape"][2:4]
             queries, keys = (side.unflatten(-1, (heads, -1)).transpose(1, 2) for side in (q, k))
             kind = "attn1" if keys.shape[2] == h * w else "attn2"
             state.setdefault("cond_first", options["cond_or_uncond"][0] == 0)
+            name = architecture.layer_of(options)
             state.setdefault("maps", NaiveMaps()).see(name, queries, keys, Grid(h, w), kind)
         return func(q, k, v, heads, *args, **kwargs)
 

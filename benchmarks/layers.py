@@ -16,10 +16,10 @@ import torch
 from tqdm import tqdm
 
 from scfg_core import Settings
-from scfg_core.agreement import agreement
-from scfg_core.layers import LayerChoice
-from scfg_core.session import Collection
-from scfg_core.trace import Run
+from scfg_core.collect.layers import LayerChoice
+from scfg_core.run.agreement import agreement
+from scfg_core.run.record import Run
+from scfg_core.run.session import Collection
 
 from . import clock, report
 

@@ -11,8 +11,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from scfg_core import EntryMaps, Grid, Settings, TokenMaps, ratio_map, segment_entries
-from scfg_core.fusion import start_and_rest
+from scfg_core import EntryMaps, Grid, Prompt, Settings, TokenMaps, ratio_map, segment_entries
+from scfg_core.method.fusion import start_and_rest
 
 POWERS = 4
 GIB = 2**30
@@ -79,8 +79,8 @@ class NaiveMaps:
         text, empty = halves if cond_first else halves[::-1]
         latent = Grid(cond.shape[2], cond.shape[3])
         segmentation = segment_entries(
-            [EntryMaps(TokenMaps(text, largest, False), (0,))],
-            [EntryMaps(TokenMaps(start_and_rest(empty, (0,)), largest, False), (0,))],
+            [EntryMaps(TokenMaps(text, largest), Prompt.plain("cond", text.shape[2]))],
+            [EntryMaps(TokenMaps(start_and_rest(empty, (0,)), largest), Prompt.plain("uncond", empty.shape[2]))],
             Settings(),
             latent,
         )

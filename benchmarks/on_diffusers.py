@@ -10,9 +10,10 @@ import torch
 from torch import Tensor
 
 from scfg_core import Grid, Settings
+from scfg_core.collect.layers import choose_layers
 from scfg_core.hosts.diffusers import scfg
-from scfg_core.hosts.diffusers.unet import find_blocks, watch_attention
-from scfg_core.layers import choose_layers
+from scfg_core.hosts.diffusers.models import find_blocks
+from scfg_core.hosts.diffusers.watching import SEPARATE, watch_projections
 
 from .naive import NaiveMaps
 from .random_weights import fill
@@ -136,8 +137,12 @@ class Host:
                 def seen(q: Tensor, k: Tensor, _: float, block=block, side=side, kind=kind) -> None:
                     maps.see(block.info.name, q, k, Grid(side, side), kind)
 
-                hooks += watch_attention(getattr(block, kind), lambda: True, seen)
+                hooks += watch_projections(getattr(block, kind), SEPARATE, lambda: True, seen, _failed)
         uncond, cond = self._predict(x, t)
         for hook in hooks:
             hook.remove()
         return uncond + CFG * maps.ratio(cond, uncond, CFG, cond_first=False) * (cond - uncond)
+
+
+def _failed(error: Exception) -> None:
+    raise error

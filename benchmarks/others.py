@@ -18,8 +18,8 @@ from tqdm import tqdm
 
 from scfg_core import Settings
 from scfg_core.hosts.comfyui import guide, observe
-from scfg_core.session import Collection
-from scfg_core.trace import Run
+from scfg_core.run.record import Run
+from scfg_core.run.session import Collection
 from views.curves import region_norms, spread
 
 from . import clock, comfyui, report

@@ -1,6 +1,6 @@
 """What S-CFG adds to a step, layer by layer: seconds of a block with maps beyond plain attention, times its layers.
 
-Sums over the default layers of a layout at its latent, in the way that is chosen there by default. Divided by the
+Sums over the default layers of a layout at its latent, with the backend that is chosen there. Divided by the
 seconds of a plain step, which `host` measures in the same run, it is the cost of S-CFG's attention; the rest
 (segmentation, ratio map) is measured as one call.
 """
@@ -14,11 +14,11 @@ import numpy as np
 import torch
 from tqdm import tqdm
 
-from scfg_core import EntryMaps, Grid, Settings, TokenMaps, ratio_map, segment_entries
-from scfg_core.collector import DEFAULT_BUDGET_MIB
+from scfg_core import EntryMaps, Grid, Prompt, Settings, TokenMaps, ratio_map, segment_entries
+from scfg_core.collect.collector import DEFAULT_BUDGET_MIB
 
+from .backends import block, ours, plain
 from .clock import seconds
-from .ways import block, ours, plain
 
 LAYERS = {
     "sd15": ((4, 8, 160, 5), (8, 8, 160, 1)),
@@ -50,7 +50,7 @@ def measure(name: str, side: int, dtype: torch.dtype, pairs: int, device: str) -
     with tqdm(total=2 * pairs * len(LAYERS[name]), unit="call", desc=f"{name} {side}²: layers") as bar:
         for shrink, heads, width, layers in LAYERS[name]:
             data = block(side // shrink, side // shrink, heads, width, dtype, device)
-            watched = partial(ours, data, "auto", DEFAULT_BUDGET_MIB, fuse=device == "cpu")
+            watched = partial(ours, data, "auto", DEFAULT_BUDGET_MIB)
             watched()
             plain(data)
             for pair in range(pairs):
@@ -77,8 +77,8 @@ def _guidance(grid: Grid, side: int, device: str) -> None:
     generator = torch.Generator().manual_seed(0)
     text, empty = (torch.rand(1, grid.area, tokens, generator=generator).to(device) for tokens in (77, 2))
     segmentation = segment_entries(
-        [EntryMaps(TokenMaps(text, grid, False), (0,))],
-        [EntryMaps(TokenMaps(empty, grid, False), (0,))],
+        [EntryMaps(TokenMaps(text, grid), Prompt.plain("cond", text.shape[2]))],
+        [EntryMaps(TokenMaps(empty, grid), Prompt.plain("uncond", 77))],
         Settings(),
         Grid(side, side),
     )

@@ -11,8 +11,8 @@ from demo.model import DemoModel
 from demo.sample import make_scheduler, starting_noise
 from scfg_core import Settings
 from scfg_core.hosts.diffusers import scfg
-from scfg_core.session import Collection
-from scfg_core.trace import Run
+from scfg_core.run.record import Run
+from scfg_core.run.session import Collection
 
 SCALE = 5.0
 PROMPTS = ["a red circle and a blue square", "a green cross", "a yellow triangle and a purple circle"]

@@ -13,8 +13,8 @@ from tqdm import tqdm
 
 from demo.model import load_model
 from scfg_core import Settings
-from scfg_core.agreement import agreement
-from scfg_core.session import Collection
+from scfg_core.run.agreement import agreement
+from scfg_core.run.session import Collection
 
 from . import clock, report
 from .clock import Ratio, seconds

@@ -12,12 +12,11 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor
 
-from scfg_core import Segmentation, Settings
+from scfg_core import Prompt, Segmentation, Settings
 from scfg_core.hosts.diffusers import scfg
-from scfg_core.hosts.diffusers.noise import noise_level
-from scfg_core.session import Collection
-from scfg_core.trace import Run
-from scfg_core.words import PromptTokens
+from scfg_core.hosts.diffusers.schedule import Schedule
+from scfg_core.run.record import Run
+from scfg_core.run.session import Collection
 
 from .model import VOCABULARY, DemoModel, Tokenizer
 from .world import SIZE
@@ -86,7 +85,7 @@ def sample(
             settings,
             guidance_scale=float(gamma),
             scheduler=scheduler,
-            tokens=tokens,
+            prompt=tokens,
             resegment=resegment,
         )
     x, inputs, clean = noise, [], []
@@ -95,7 +94,7 @@ def sample(
             inputs.append(x)
             uncond, cond = model.unet(torch.cat([x, x]), t, encoder_hidden_states=context).sample.chunk(2)
             predicted = uncond + gamma * (cond - uncond)
-            clean.append(noise_level(scheduler, float(t)).clean(x, predicted))
+            clean.append(Schedule.of(scheduler).level(float(t)).clean(x, predicted))
             x = scheduler.step(predicted, t, x).prev_sample
             advance()
     return Sampled(x, [int(t) for t in scheduler.timesteps], inputs, clean, run)
@@ -124,12 +123,12 @@ def watch_again(
     return run
 
 
-def prompt_tokens(tokenizer: Tokenizer, prompt: str) -> PromptTokens:
+def prompt_tokens(tokenizer: Tokenizer, prompt: str) -> Prompt:
     """The prompt's tokens as a legend names them: a word is a token here."""
     ids = tokenizer([prompt])[0].tolist()
     count = len(tokenizer.words(prompt))
     words = [place if 0 <= place < count else -1 for place in range(-1, len(ids) - 1)]
-    return PromptTokens(0, tuple(VOCABULARY[each] for each in ids), tuple(words))
+    return Prompt.plain("cond", len(ids), (0,), [VOCABULARY[index] for index in ids], words)
 
 
 def to_pixels(image: Tensor) -> Any:

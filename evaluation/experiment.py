@@ -12,7 +12,7 @@ from typing import Protocol
 
 from tqdm import tqdm
 
-from scfg_core.trace import Run
+from scfg_core.run.record import Run
 from views.curves import region_norms, spread
 
 from .arms import ARMS, MAIN, Arm

@@ -23,7 +23,7 @@ from PIL import Image
 from scfg_core import ScfgError, Settings
 from scfg_core.errors import expect
 from scfg_core.hosts.diffusers import scfg
-from scfg_core.trace import Run
+from scfg_core.run.record import Run
 
 from .experiment import Request
 from .prompts import Prompt

@@ -4,7 +4,7 @@ from comfy_api.latest import io
 
 from ..scfg_core import uniform_powers
 from ..scfg_core.hosts.comfyui import observe
-from ..scfg_core.session import Collection
+from ..scfg_core.run.session import Collection
 from .common import NodeListener, TraceType, advanced, schema, trace_of_node
 
 

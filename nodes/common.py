@@ -8,7 +8,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..scfg_core.trace import Evaluation, Run, Trace
+from ..scfg_core.run.record import Evaluation, Run
+from ..scfg_core.run.trace import Trace
 from .live import LiveView
 
 CATEGORY = "S-CFG"

@@ -2,8 +2,8 @@
 
 from comfy_api.latest import io
 
-from ..scfg_core.agreement import agreement
-from ..scfg_core.trace import Run
+from ..scfg_core.run.agreement import agreement
+from ..scfg_core.run.record import Run
 from ..views import curves
 from .common import ResultType, schema
 from .images import batch_input, image_at, result_input, with_preview

@@ -8,7 +8,7 @@ from comfy_api.latest import io, ui
 from torch import Tensor
 
 from ..scfg_core.errors import ScfgError
-from ..scfg_core.trace import Run
+from ..scfg_core.run.record import Run
 from .common import ResultType
 
 

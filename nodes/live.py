@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..scfg_core.trace import Evaluation, Run
+from ..scfg_core.run.record import Evaluation, Run
 from ..views.segmentation import spread_out
 from .frames import frame_of
 from .subscribers import current_graph, current_subscriber, send

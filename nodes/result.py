@@ -3,7 +3,9 @@
 from comfy_api.latest import io
 
 from ..scfg_core.errors import ScfgError
-from ..scfg_core.trace import Fingerprint, Run, Trace
+from ..scfg_core.run.fingerprint import Fingerprint
+from ..scfg_core.run.record import Run
+from ..scfg_core.run.trace import Trace
 from .common import ResultType, TraceType, schema
 
 

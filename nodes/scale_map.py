@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..scfg_core.trace import Run
+from ..scfg_core.run.record import Run
 from ..views import scale_map
 from .common import schema
 from .images import batch_input, evaluation_at, image_at, result_input, step_input, with_preview

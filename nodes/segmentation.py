@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..scfg_core.trace import Run
+from ..scfg_core.run.record import Run
 from ..views import segmentation, segmentation_sheet
 from ..views.segmentation import base_of
 from .common import schema

@@ -5,9 +5,9 @@ from torch import Tensor
 
 from ..scfg_core import Grid
 from ..scfg_core.errors import ScfgError
-from ..scfg_core.masks import feather, hard_mask, labels_of_scores, soft_mask, stretch
-from ..scfg_core.trace import Run
-from ..scfg_core.words import labels_of
+from ..scfg_core.run.masks import feather, hard_mask, labels_of_scores, soft_mask, stretch
+from ..scfg_core.run.record import Run
+from ..scfg_core.run.words import labels_of
 from .common import schema
 from .images import evaluation_at, result_input
 
@@ -108,11 +108,11 @@ def token_mask(
 
 
 def _labels(run: Run, words: str) -> list[int]:
-    known = [text for prompt in run.tokens for text, _ in prompt.spelled()]
+    known = [text for prompt in run.prompts for text, _ in prompt.words_with_labels()]
     if not known:
         raise ScfgError("expected a prompt with known words, got numbered tokens: encode it with S-CFG Text Encode")
     phrases = [phrase.strip() for phrase in words.split(",") if phrase.strip()]
-    found = {phrase: labels_of(phrase, run.tokens) for phrase in phrases}
+    found = {phrase: labels_of(phrase, run.prompts) for phrase in phrases}
     missing = [phrase for phrase, labels in found.items() if not labels]
     if missing or not found:
         given = ", ".join(map(repr, missing)) or "none"

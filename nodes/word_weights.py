@@ -2,7 +2,7 @@
 
 from comfy_api.latest import io
 
-from ..scfg_core.words import parse_weights
+from ..scfg_core.run.words import parse_weights
 from .common import WordWeightsType, schema
 
 

@@ -1,16 +1,16 @@
-"""What a caller can get wrong, as types: each message says what was expected, what came, and what to do."""
+"""Exceptions of this package; every message says what was expected, what was given, and what to do about it."""
 
 
 class ScfgError(ValueError):
-    """Base of every error that a caller of this package can cause."""
+    """Base class of the errors that a caller of this package can cause."""
 
 
 class SettingsError(ScfgError):
-    """A setting is outside its range, or a name is not known."""
+    """A setting is out of range, or a name is not known."""
 
 
 class ShapeError(ScfgError):
-    """A tensor does not have the shape that its role needs."""
+    """A tensor does not have the shape that its role requires."""
 
 
 def expect(holds: bool, error: type[ScfgError], expected: str, came: object, remedy: str) -> None:

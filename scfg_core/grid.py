@@ -1,6 +1,6 @@
 """The spaces that S-CFG moves between: attention grid ↔ latent, and the two filters that act on them.
 
-An attention layer sees the picture as `Grid(h, w)` patches; the prediction lives on a latent of H×W.
+An attention layer sees the image as `Grid(h, w)` patches; the prediction lives on a latent of H×W.
 A grid always comes from whoever ran the layer: a token count alone does not say whether 77 is 7×11 or 11×7.
 """
 
@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
-from .errors import ShapeError, expect
+from .errors import ShapeError
 from .precision import compute_dtype
 
 
@@ -24,13 +24,8 @@ class Grid:
     w: int
 
     def __post_init__(self) -> None:
-        expect(
-            self.h >= 1 and self.w >= 1,
-            ShapeError,
-            "a grid of at least 1×1 patches",
-            f"{self.h}×{self.w}",
-            "pass Grid(rows, columns)",
-        )
+        if self.h < 1 or self.w < 1:
+            raise ShapeError(f"expected a grid of at least 1×1 patches, got {self}: pass Grid(rows, columns)")
 
     @property
     def area(self) -> int:

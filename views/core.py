@@ -4,13 +4,13 @@ from typing import TYPE_CHECKING
 
 if TYPE_CHECKING or "." not in (__package__ or ""):
     from scfg_core.grid import nearest
-    from scfg_core.segmentation import UNOWNED
-    from scfg_core.trace import Evaluation, Run
-    from scfg_core.words import PromptTokens
+    from scfg_core.method.segment import UNOWNED
+    from scfg_core.prompt import Prompt
+    from scfg_core.run.record import Evaluation, Run
 else:
     from ..scfg_core.grid import nearest
-    from ..scfg_core.segmentation import UNOWNED
-    from ..scfg_core.trace import Evaluation, Run
-    from ..scfg_core.words import PromptTokens
+    from ..scfg_core.method.segment import UNOWNED
+    from ..scfg_core.prompt import Prompt
+    from ..scfg_core.run.record import Evaluation, Run
 
-__all__ = ["UNOWNED", "Evaluation", "PromptTokens", "Run", "nearest"]
+__all__ = ["UNOWNED", "Evaluation", "Prompt", "Run", "nearest"]

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .core import UNOWNED, Evaluation, PromptTokens, Run
+from .core import UNOWNED, Evaluation, Prompt, Run
 from .palette import COLOUR_NAMES, END, NOBODY, PADDING, START, WORDS, word_colour
 from .text import Colour
 
@@ -32,8 +32,8 @@ def owners_of(run: Run) -> list[Owner]:
     """Owners of all labels of a run, in prompt order; repeated words are numbered."""
     words: list[tuple[str, tuple[int, ...]]] = []
     neutral: list[Owner] = []
-    for prompt in run.tokens or [PromptTokens.unnamed(0, _count_labels(run))]:
-        words += prompt.spelled()
+    for prompt in run.prompts or [Prompt.plain("cond", max(1, _count_labels(run)), ())]:
+        words += prompt.words_with_labels()
         for index, (text, word) in enumerate(zip(prompt.texts, prompt.words, strict=True)):
             if not text and word < 0:
                 words.append((f"token {index}", (prompt.first_label + index,)))
@@ -58,7 +58,7 @@ def _colours(words: Sequence[str]) -> list[Colour]:
     return [word_colour(indices[index]) for index in range(len(words))]
 
 
-def _special_tokens(prompt: PromptTokens) -> list[tuple[str, tuple[int, ...]]]:
+def _special_tokens(prompt: Prompt) -> list[tuple[str, tuple[int, ...]]]:
     """START, END and padding, with all their labels."""
     groups: dict[str, list[int]] = {}
     for index, (text, word) in enumerate(zip(prompt.texts, prompt.words, strict=True)):
@@ -80,7 +80,7 @@ def _numbered(owners: Sequence[Owner]) -> list[Owner]:
 
 def _count_labels(run: Run) -> int:
     if run.token_sums:
-        return max(labels.stop for labels in run.token_sums)
+        return max(labels[-1] for labels in run.token_sums) + 1
     return max((int(evaluation.labels.max()) + 1 for evaluation in run.evaluations), default=0)
 
 

@@ -10,7 +10,7 @@ from einops import rearrange
 from torch import Tensor, nn
 
 from scfg_core import Grid, LayerMaps
-from scfg_core.attention import head_mean_attention
+from scfg_core.method.attention import head_mean_attention
 
 
 class Watch:

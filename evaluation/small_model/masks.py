@@ -16,7 +16,7 @@ from torch import Tensor
 from demo.model import DEFAULT, DemoModel, load_model
 from demo.world import Scenes, held_out_scenes
 from scfg_core import Grid, Segmentation, Settings, TokenMaps
-from scfg_core.masks import hard_mask, labels_of_scores, soft_mask, stretch
+from scfg_core.run.masks import hard_mask, labels_of_scores, soft_mask, stretch
 
 from ..statistics import Figure, mean_of_groups
 from .acceptance import overlap, owners, segment_noised

@@ -17,7 +17,7 @@ from demo.sample import sample, starting_noise, to_pixels
 from demo.score import find_background, score, soft_alpha
 from demo.world import Description, held_out_scenes, palette, patches
 from scfg_core import Segmentation, Settings
-from scfg_core.trace import Run
+from scfg_core.run.record import Run
 
 from ..experiment import Request
 from ..regions import shuffled

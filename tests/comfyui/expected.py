@@ -10,8 +10,9 @@ from torch import Tensor
 
 from scfg_core import Settings
 from scfg_core.hosts.comfyui import guide, observe
-from scfg_core.session import Collection
-from scfg_core.trace import Evaluation, Run, Trace
+from scfg_core.run.record import Evaluation, Run
+from scfg_core.run.session import Collection
+from scfg_core.run.trace import Trace
 
 from ..core import oracle
 from . import host

@@ -5,6 +5,8 @@ import threading
 import pytest
 import torch
 
+from scfg_core import Note
+
 from . import host
 from .expected import Prompt, check, scfg, watching
 from .probe import Probe
@@ -75,7 +77,7 @@ def test_perp_neg_is_left_as_it_is_and_says_so_once(sd15, scale):
     plain = host.guide_sample(perp_neg(sd15, scale), PICTURE)
     guided = scfg(sd15)
     assert torch.equal(host.guide_sample(perp_neg(guided.model, scale), PICTURE), plain)
-    assert guided.line.startswith("S-CFG inactive: this guider does not use the CFG function")
+    assert guided.line.startswith(f"S-CFG inactive: {Note.NO_CFG_FUNCTION.text}")
     assert guided.run.evaluations == []
     assert torch.equal(host.guide_sample(perp_neg(watching(sd15).model, scale), PICTURE), plain)
 
@@ -94,7 +96,7 @@ def test_the_basic_guider_has_no_guidance_to_scale(sd15):
     plain = host.guide_sample(basic(sd15), PICTURE)
     guided = scfg(sd15)
     assert torch.equal(host.guide_sample(basic(guided.model), PICTURE), plain)
-    assert guided.line.startswith("S-CFG inactive: cfg is 1")
+    assert guided.line.startswith(f"S-CFG inactive: {Note.CFG_ONE.text}")
 
 
 def test_a_guider_that_changes_cfg_from_step_to_step(sd15):

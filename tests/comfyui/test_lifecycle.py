@@ -6,9 +6,9 @@ import weakref
 import pytest
 import torch
 
-from scfg_core import Settings
+from scfg_core import Note, Settings
 from scfg_core.hosts.comfyui import guide, observe
-from scfg_core.session import OUT_OF_MEMORY, REUSED, Collection
+from scfg_core.run.session import Collection
 
 from . import host
 from .expected import Prompt, check, scfg, watching
@@ -41,7 +41,7 @@ def test_strength_0_is_plain_cfg_bit_for_bit_and_recorded(sd15):
     plain = sample(sd15)
     guided = scfg(sd15, Settings(strength=0))
     assert torch.equal(sample(guided.model), plain)
-    assert guided.line.startswith("S-CFG watching: 4 layers, grids 6×10 + 3×5, 77 tokens, 1 entry")
+    assert guided.line.startswith("S-CFG observing: 4 layers, grids 6×10 + 3×5, 77 tokens, 1 prompt")
     assert all(torch.all(each.ratio == 1) for each in guided.run.evaluations)
 
 
@@ -71,7 +71,7 @@ def test_maps_of_every_third_evaluation_serve_for_the_next_two(sd15):
         sample(guided.model, steps=5)
     check(probe, guided, [Prompt(CAT)], [Prompt(BLURRY)], labels_from=lambda index: index // 3 * 3)
     assert [each.fresh for each in guided.run.evaluations] == [True, False, False, True, False]
-    assert REUSED not in guided.run.notes
+    assert Note.REUSED.text not in guided.run.notes
 
 
 def test_the_order_of_the_two_nodes_does_not_matter_and_the_last_of_a_kind_wins(sd15):
@@ -97,10 +97,10 @@ def test_a_zeroed_negative_takes_the_whole_picture_as_its_benchmark_and_says_so_
         host.ksample(guided.model, PROMPTS[0], host.conditioning(zero), PICTURE)
     check(probe, guided, [Prompt(CAT)], [Prompt(zero)])
     assert all(torch.all(each.foreground) for each in guided.run.evaluations)
-    assert guided.line.count("START tells no foreground from background") == 1
+    assert guided.line.count(Note.NO_FOREGROUND.text) == 1
 
 
-@pytest.mark.parametrize("where", ["ways.head_mean_attention", "collector.propagate"])
+@pytest.mark.parametrize("where", ["collect.operators.head_mean_attention", "collect.collector.propagate"])
 def test_running_out_of_memory_in_our_part_costs_the_guidance_and_not_the_picture(sd15, monkeypatch, where):
     def no_memory(*_, **__):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory (a test says so)")
@@ -109,11 +109,11 @@ def test_running_out_of_memory_in_our_part_costs_the_guidance_and_not_the_pictur
     monkeypatch.setattr(f"scfg_core.{where}", no_memory)
     guided = scfg(sd15)
     assert torch.equal(sample(guided.model, steps=3), plain)
-    assert guided.run.notes == [OUT_OF_MEMORY]
+    assert guided.run.notes == [Note.OUT_OF_MEMORY.text]
 
 
 @pytest.mark.parametrize(
-    "where", ["run.Prompts", "run.prompt_tokens", "run.Fingerprint.of", "watcher.Session.ratio", "run.status_line"]
+    "where", ["run.PromptLists", "run.Predictions", "run.Fingerprint.of", "run.Session.ratio", "run.status_line"]
 )
 def test_an_error_of_our_own_costs_the_guidance_and_not_the_picture(sd15, monkeypatch, where):
     plain = sample(sd15, steps=3)
@@ -121,15 +121,15 @@ def test_an_error_of_our_own_costs_the_guidance_and_not_the_picture(sd15, monkey
     guided = scfg(sd15)
     picture = sample(guided.model, steps=3)
     assert torch.isfinite(picture).all()
-    if where in ("run.Prompts", "run.prompt_tokens"):
+    if where in ("run.PromptLists", "run.Predictions"):
         assert torch.equal(picture, plain)
-        assert "please report it" in guided.line
+        assert "internal S-CFG error" in guided.line
 
 
 def test_running_out_of_memory_in_a_middle_step_finishes_with_plain_cfg(sd15, monkeypatch):
-    import scfg_core.collector
+    import scfg_core.collect.collector
 
-    real, calls = scfg_core.collector.propagate, []
+    real, calls = scfg_core.collect.collector.propagate, []
 
     def later_no_memory(*args):
         calls.append(args)
@@ -137,11 +137,11 @@ def test_running_out_of_memory_in_a_middle_step_finishes_with_plain_cfg(sd15, mo
             raise torch.cuda.OutOfMemoryError("CUDA out of memory (a test says so)")
         return real(*args)
 
-    monkeypatch.setattr(scfg_core.collector, "propagate", later_no_memory)
+    monkeypatch.setattr(scfg_core.collect.collector, "propagate", later_no_memory)
     guided = scfg(sd15)
     assert torch.isfinite(sample(guided.model, steps=4)).all()
     assert len(guided.run.evaluations) == 1
-    assert guided.line.count(OUT_OF_MEMORY) == 1
+    assert guided.line.count(Note.OUT_OF_MEMORY.text) == 1
 
 
 def test_the_hosts_own_lack_of_memory_is_not_ours_to_hide(sd15, monkeypatch):

@@ -47,8 +47,8 @@ class FakeServer:
 @pytest.fixture(scope="module")
 def parts(pack):
     """Modules of the pack under their own names."""
-    wanted = {"live": "nodes.live", "subscribers": "nodes.subscribers", "trace": "scfg_core.trace"}
-    wanted |= {"words": "scfg_core.words"}
+    wanted = {"live": "nodes.live", "subscribers": "nodes.subscribers", "record": "scfg_core.run.record"}
+    wanted |= {"prompt": "scfg_core.prompt"}
     found = {key: importlib.import_module(f"{pack.__name__}.{path}") for key, path in wanted.items()}
     return SimpleNamespace(**found)
 
@@ -64,8 +64,8 @@ def server(parts, monkeypatch):
 def a_run(parts):
     texts = ("<start>", *(f"word{index}" for index in range(75)), "<end>")
     numbers = (-1, *range(75), -1)
-    return parts.trace.Run(
-        tokens=[parts.words.PromptTokens(0, texts, numbers)],
+    return parts.record.Run(
+        prompts=[parts.prompt.Prompt.plain("cond", len(texts), (0,), texts, numbers)],
         schedule=tuple(float(STEPS - step) for step in range(STEPS)) + (0.0,),
     )
 
@@ -73,7 +73,7 @@ def a_run(parts):
 def an_evaluation(parts, index):
     generator = torch.Generator().manual_seed(index)
     norm = torch.rand(1, GRID, GRID, generator=generator) + 0.5
-    return parts.trace.Evaluation(
+    return parts.record.Evaluation(
         index=index,
         sigma=torch.tensor([float(STEPS - index)]),
         guidance_scale=7.0,
@@ -117,7 +117,7 @@ def test_a_frame_says_who_owns_what_and_how_strongly_it_is_guided(parts, server)
     evaluation = an_evaluation(parts, 3)
     numbers = np.frombuffer(base64.b64decode(frame["labels"]), "<u2").reshape(frame["grid"])
     texts = np.array([word["text"] for word in frame["words"]])[numbers]
-    expected = np.array(a_run(parts).tokens[0].texts)[evaluation.labels[0].numpy()]
+    expected = np.array(a_run(parts).prompts[0].texts)[evaluation.labels[0].numpy()]
     assert (texts == expected).all()
     ratios = np.frombuffer(base64.b64decode(frame["ratios"]), "<u2").reshape(frame["grid"]) / 1000
     assert np.abs(ratios - evaluation.ratio[0].numpy()).max() < 1e-3

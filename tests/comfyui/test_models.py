@@ -6,7 +6,8 @@ import pytest
 import torch
 from torch import nn
 
-from scfg_core.hosts.comfyui.levels import text_attention_layers
+from scfg_core import Note
+from scfg_core.hosts.comfyui.models import architecture_of
 
 from . import host
 from .expected import Prompt, check, host_weight, scfg
@@ -24,8 +25,13 @@ def guided_run(model, positive=PROMPTS[0], negative=PROMPTS[1]):
     return probe, guided, output
 
 
+def layers_of(diffusion_model):
+    architecture = architecture_of(diffusion_model)
+    return [] if architecture is None else list(architecture.layers)
+
+
 def test_levels_are_read_off_the_module_tree(sd15, sdxl):
-    levels = {layer.name: layer.level for layer in text_attention_layers(host.unet(sd15))}
+    levels = {layer.name: layer.level for layer in layers_of(host.unet(sd15))}
     assert levels == {
         "input.3.0": 1,
         "input.5.0": 2,
@@ -35,7 +41,7 @@ def test_levels_are_read_off_the_module_tree(sd15, sdxl):
         "output.4.0": 1,
         "output.5.0": 1,
     }
-    levels = [layer.level for layer in text_attention_layers(host.unet(sdxl))]
+    levels = [layer.level for layer in layers_of(host.unet(sdxl))]
     assert levels == [1] * 2 + [2] * 12 + [1] * 3
 
 
@@ -44,7 +50,7 @@ def test_the_real_layouts_have_their_levels():
 
     def levels(config: Any, **unet: Any) -> dict[int, int]:
         with torch.device("meta"):
-            layers = text_attention_layers(host.bare(config, unet).diffusion_model)
+            layers = layers_of(host.bare(config, unet).diffusion_model)
         return {level: [layer.level for layer in layers].count(level) for level in {each.level for each in layers}}
 
     sd = {"model_channels": 320, "channel_mult": [1, 2, 4, 4], "num_res_blocks": [2] * 4}
@@ -188,9 +194,7 @@ def test_another_kind_of_model_is_left_as_it_is():
     plain = host.ksample(model, *PROMPTS, PICTURE)
     guided = scfg(model)
     assert torch.equal(host.ksample(guided.model, *PROMPTS, PICTURE), plain)
-    assert guided.lines == [
-        "S-CFG inactive: this model is not a U-Net with text cross-attention (SD 1.x, SD 2.x, SDXL)"
-    ]
+    assert guided.lines == [f"S-CFG inactive: {Note.NOT_A_UNET.text}"]
 
 
 def test_a_latent_that_is_no_picture_is_left_as_it_is(sd15, monkeypatch):
@@ -200,4 +204,4 @@ def test_a_latent_that_is_no_picture_is_left_as_it_is(sd15, monkeypatch):
     monkeypatch.setattr(comfy.samplers, "sampling_function", lambda _model, x, *_, **__: x * 0.5)
     video = {"samples": torch.zeros(1, 4, 3, 24, 40)}
     host.ksample(guided.model, *PROMPTS, video)
-    assert guided.line == "S-CFG inactive: the latent is not a picture (B, C, H, W)"
+    assert guided.line == f"S-CFG inactive: {Note.NOT_AN_IMAGE.text}"

@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from scfg_core import Settings
-from scfg_core.propagation import StoredAttention
-from scfg_core.session import NO_MAPS, Collection
+from scfg_core import Note, Settings
+from scfg_core.method.propagation import StoredAttention
+from scfg_core.run.session import Collection
 
 from ..core import oracle
 from . import host
@@ -84,7 +84,7 @@ def test_where_nothing_can_be_watched_the_picture_is_unharmed_and_the_user_is_to
     guided = together(sd15, IN_THE_WAY[name], order)
     assert torch.equal(sample(guided.model, steps=2), plain)
     assert guided.line.startswith("S-CFG inactive: ")
-    assert ("tiled: " if name in ("tiled", "rolled") else "a layer was left out: ") in guided.line
+    assert (Note.TILED if name in ("tiled", "rolled") else Note.LAYER_SKIPPED).text in guided.line
     assert len(set(guided.run.notes)) == len(guided.run.notes)
 
 
@@ -107,7 +107,7 @@ def test_layers_that_hypertile_cuts_are_left_out(sd15, order):
     alone, probe, guided = alone_and_together(sd15, OTHERS["HyperTile"], order)
     check(probe, guided, [Prompt(CAT)], [Prompt(BLURRY)], layers=("middle_block.1.transformer_blocks.0",))
     assert "1 layers, grids 4×4" in guided.line
-    assert guided.line.count("a layer was left out") == 1
+    assert guided.line.count(Note.LAYER_SKIPPED.text) == 1
     assert torch.equal(probe.evaluations[0].args["cond_denoised"], alone.evaluations[0].args["cond_denoised"])
 
 
@@ -160,7 +160,7 @@ def test_steps_from_a_cache_keep_the_last_labels(sd15, name, order):
         sample(guided.model, steps=6)
     assert 0 < probe.calls < 6, "nothing was taken from the cache"
     assert "S-CFG active" in guided.line
-    assert NO_MAPS not in guided.run.notes
+    assert Note.NO_MAPS.text not in guided.run.notes
     fresh = [each for each in guided.run.evaluations if each.fresh]
     assert len(fresh) == probe.calls
 

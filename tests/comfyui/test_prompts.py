@@ -4,7 +4,8 @@ import numpy as np
 import pytest
 import torch
 
-from scfg_core.words import labels_of
+from scfg_core import Note
+from scfg_core.run.words import labels_of
 
 from . import host
 from .expected import Prompt, check, host_weight, scfg
@@ -61,7 +62,7 @@ def test_combined_prompts_compete_for_every_patch(sd15, texts):
     positive = [entry for text in texts for entry in host.conditioning(text)]
     expected = [Prompt(text, None, host_weight((H, W))) for text in texts]
     probe, guided = guided_run(sd15, positive, host.conditioning(EMPTY), expected, [Prompt(EMPTY)])
-    assert f"{len(texts)} entries" in guided.line
+    assert f"{len(texts)} prompts" in guided.line
     firsts = np.cumsum([0, *(text.shape[1] for text in texts)])
     assert all(np.histogram(guided.run.evaluations[0].labels, firsts)[0] > 0)
 
@@ -160,8 +161,8 @@ def test_entries_take_turns_along_the_schedule(sd15):
     check(probe, guided, [Prompt(B, None, whole)], [Prompt(EMPTY)], evaluations=[2, 3], first_label=77)
     first, *_, last = guided.run.evaluations
     assert first.labels.max() < 77 <= last.labels.min()
-    assert [each.first_label for each in guided.run.tokens] == [0, 77]
-    assert guided.run.token_count == 4 and "2 entries" in guided.line
+    assert [each.first_label for each in guided.run.prompts] == [0, 77]
+    assert guided.run.token_count == 4 and "2 prompts" in guided.line
 
 
 def named(text, word, **keys):
@@ -175,16 +176,15 @@ def test_words_of_prompts_that_take_turns_keep_their_weights_and_places(sd15):
     guided = scfg(sd15, word_weights={"cat": 1.5, "dog": 0.5})
     host.ksample(guided.model, positive, host.conditioning(EMPTY), host.latent(H, W), steps=4)
     assert not any("no word" in note for note in guided.run.notes)
-    assert labels_of("cat", guided.run.tokens) == (1,) and labels_of("dog", guided.run.tokens) == (78,)
+    assert labels_of("cat", guided.run.prompts) == (1,) and labels_of("dog", guided.run.prompts) == (78,)
 
 
-def test_a_counterpart_that_the_host_makes_has_the_words_of_its_own_text(sd15):
+def test_a_counterpart_that_the_host_makes_has_the_words_of_its_text(sd15):
     """For a negative prompt with an area the host copies its entry to the other side, with the text there."""
     guided = scfg(sd15)
     host.ksample(guided.model, named(A, "cat"), named(EMPTY, "ugly", area=TOP), host.latent(H, W), steps=2)
-    assert labels_of("ugly", guided.run.tokens) == () and len(guided.run.tokens) == 2
-    assert labels_of("cat", guided.run.tokens) == (1, 78)
-    assert labels_of("ugly", guided.run.negative_tokens) == (1,)
+    assert labels_of("ugly", guided.run.prompts) == () and len(guided.run.prompts) == 2
+    assert labels_of("cat", guided.run.prompts) == (1, 78)
 
 
 def test_a_text_that_another_node_shortens_on_its_way_is_left_out(sd15):
@@ -199,7 +199,7 @@ def test_a_text_that_another_node_shortens_on_its_way_is_left_out(sd15):
     assert torch.equal(
         host.ksample(guided.model, host.conditioning(A), host.conditioning(EMPTY), host.latent(H, W)), plain
     )
-    assert "a layer was left out" in guided.line and "please report" not in guided.line
+    assert Note.LAYER_SKIPPED.text in guided.line and "internal S-CFG error" not in guided.line
 
 
 def test_little_memory_runs_every_prompt_apart(sd15, monkeypatch):

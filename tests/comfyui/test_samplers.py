@@ -3,6 +3,8 @@
 import pytest
 import torch
 
+from scfg_core import Note
+
 from . import host
 from .expected import Prompt, check, scfg, watching
 from .probe import Probe
@@ -69,7 +71,7 @@ def test_cfg_1_costs_no_call_and_changes_nothing(sd15):
     assert torch.equal(output, plain)
     assert probe.calls == 2
     assert all(len(call.x) == 1 for each in probe.evaluations for call in each.calls)
-    assert guided.line.startswith("S-CFG inactive: cfg is 1")
+    assert guided.line.startswith(f"S-CFG inactive: {Note.CFG_ONE.text}")
 
 
 def test_cfg_1_without_the_hosts_shortcut_is_guided(sd15):
@@ -87,4 +89,4 @@ def test_watching_sees_the_same_labels_and_is_bit_identical(sd15):
     first, same = watched.run.evaluations[0], guided.run.evaluations[0]
     assert torch.equal(first.labels, same.labels)
     assert torch.equal(first.foreground, same.foreground)
-    assert watched.line.startswith("S-CFG watching: 4 layers, grids 7×11 + 4×6, 77 tokens, 1 entry")
+    assert watched.line.startswith("S-CFG observing: 4 layers, grids 7×11 + 4×6, 77 tokens, 1 prompt")

@@ -80,7 +80,7 @@ def test_the_guidance_node_tells_its_status(compared):
     said = dict(compared.texts)
     assert said["5"].startswith("S-CFG active: ")
     assert "20 tokens, 1 entry, mean γ " in said["5"]
-    assert said["6"].startswith("S-CFG watching: ")
+    assert said["6"].startswith("S-CFG observing: ")
 
 
 def test_a_client_that_did_not_ask_gets_no_live_frames(compared):

@@ -11,8 +11,8 @@ STEPS, SIDE = 6, 4
 
 @pytest.fixture(scope="module")
 def parts(pack):
-    wanted = {"mask": "nodes.token_mask", "images": "nodes.images", "trace": "scfg_core.trace"}
-    wanted |= {"words": "scfg_core.words", "grid": "scfg_core.grid"}
+    wanted = {"mask": "nodes.token_mask", "images": "nodes.images", "record": "scfg_core.run.record"}
+    wanted |= {"prompt": "scfg_core.prompt", "grid": "scfg_core.grid", "fingerprint": "scfg_core.run.fingerprint"}
     return SimpleNamespace(
         **{key: importlib.import_module(f"{pack.__name__}.{path}") for key, path in wanted.items()}
     )
@@ -20,10 +20,11 @@ def parts(pack):
 
 def a_run(parts, every=1, soft=1):
     """`cat` is in the left half at step 1, in one row more at every step after it."""
-    tokens = [parts.words.PromptTokens(0, ("<start>", "cat"), (-1, 0))]
-    latent = parts.trace.Fingerprint.of(torch.zeros(1, 4, SIDE, SIDE))
-    run = parts.trace.Run(tokens=tokens, schedule=tuple(range(STEPS, -1, -1)), token_count=1, fingerprint=latent)
-    run.token_sums, run.token_grid = {range(2): torch.rand(1, SIDE**2, 2)}, parts.grid.Grid(SIDE, SIDE)
+    prompts = [parts.prompt.Prompt.plain("cond", 2, (0,), ("<start>", "cat"), (-1, 0))]
+    latent = parts.fingerprint.Fingerprint.of(torch.zeros(1, 4, SIDE, SIDE))
+    schedule = tuple(range(STEPS, -1, -1))
+    run = parts.record.Run(prompts=prompts, schedule=schedule, token_count=1, fingerprint=latent)
+    run.token_sums, run.token_grid = {(0, 1): torch.rand(1, SIDE**2, 2)}, parts.grid.Grid(SIDE, SIDE)
     for step in range(0, STEPS, every):
         labels = torch.zeros(1, SIDE, SIDE, dtype=torch.int16)
         labels[..., : SIDE // 2] = 1
@@ -31,10 +32,10 @@ def a_run(parts, every=1, soft=1):
         ones = torch.ones(1, SIDE, SIDE)
         kept = torch.stack([1.0 - labels.flatten(1).float(), labels.flatten(1).float()], dim=-1)
         run.evaluations.append(
-            parts.trace.Evaluation(
+            parts.record.Evaluation(
                 *(step, float(STEPS - step), 5.0, labels, ones > 0, ones, ones, ones, ones),
                 soft=kept if step % soft == 0 else None,
-                scored=(range(2),) if step % soft == 0 else (),
+                soft_labels=((0, 1),) if step % soft == 0 else (),
             )
         )
     return run

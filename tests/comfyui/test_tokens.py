@@ -2,8 +2,8 @@
 
 import pytest
 
+from scfg_core import Prompt, labels_of
 from scfg_core.hosts.comfyui.prompts import START_TOKENS, WORDS
-from scfg_core.words import PromptTokens, labels_of
 
 
 class Clip:
@@ -54,11 +54,15 @@ def test_every_chunk_has_its_start_and_words_go_on(clip):
     assert [number for _, number in spelled if number >= 0] == list(range(80))
 
 
+def prompt_of(spelled):
+    return Prompt.plain("cond", len(spelled), (0,), *zip(*spelled, strict=True))
+
+
 @pytest.mark.parametrize("text", ["a café in são paulo", "赤い円", "красный круг", "a 😀 smile", "日本 and café"])
 def test_words_of_every_alphabet_can_be_read_and_asked_for(clip, text):
     spelled, _ = words(clip, text)
-    prompt = PromptTokens(0, *zip(*spelled, strict=True))
-    assert "".join(word for word, _ in prompt.spelled()) == text.replace(" ", "")
+    prompt = prompt_of(spelled)
+    assert "".join(word for word, _ in prompt.words_with_labels()) == text.replace(" ", "")
     for word in text.split():
         assert labels_of(word, [prompt])
 
@@ -66,7 +70,7 @@ def test_words_of_every_alphabet_can_be_read_and_asked_for(clip, text):
 @pytest.mark.parametrize("phrase", ["red-hat", "don't", "10,000", "red-hat man", "it's 10,000"])
 def test_a_phrase_is_found_however_the_encoder_cuts_it(clip, phrase):
     spelled, _ = words(clip, "a red-hat man, don't say it's 10,000")
-    prompt = PromptTokens(0, *zip(*spelled, strict=True))
+    prompt = prompt_of(spelled)
     assert labels_of(phrase, [prompt])
     assert labels_of("hat 1", [prompt]) == ()
 
@@ -79,7 +83,7 @@ def test_an_embedding_keeps_its_name_across_chunks_and_a_missing_one_takes_nobod
         torch.save({"string_to_param": {"*": torch.zeros(vectors, 768)}}, tmp_path / f"{name}.pt")
     folder = Clip(SD1Tokenizer(embedding_directory=str(tmp_path)))
     spelled, _ = words(folder, "a " * 70 + "embedding:missing embedding:long cat embedding:good dog")
-    names = [PromptTokens(0, *zip(*spelled, strict=True)).spelled()[place][0] for place in range(70, 75)]
+    names = [prompt_of(spelled).words_with_labels()[place][0] for place in range(70, 75)]
     assert [name for name in dict.fromkeys(names) if name != "a"][:4] == ["long", "cat", "good", "dog"]
 
 

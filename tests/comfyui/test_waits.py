@@ -7,7 +7,7 @@ import torch
 
 from scfg_core import Settings
 from scfg_core.hosts.comfyui import guide, observe
-from scfg_core.session import Collection
+from scfg_core.run.session import Collection
 
 from ..core.waits import Waits
 from . import host

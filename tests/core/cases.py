@@ -1,5 +1,6 @@
 """Inputs for the core's tests, and the comparison with the oracle that they share."""
 
+import re
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -7,8 +8,18 @@ import numpy as np
 import oracle
 import torch
 
-from scfg_core import EntryMaps, Grid, LayerMaps, Settings, segment_entries
-from scfg_core.collector import Collector, Entry, Rows
+from scfg_core import (
+    EntryMaps,
+    Grid,
+    LayerMaps,
+    Prompt,
+    ScfgError,
+    Segmentation,
+    Settings,
+    segment_entries,
+)
+from scfg_core.collect.calls import LayerCall, Layout, Rows
+from scfg_core.collect.collector import Collector
 
 GOLDENS = Path(__file__).parents[1] / "data" / "goldens"
 RATIO_TOLERANCE = 1e-5
@@ -33,6 +44,9 @@ SETTINGS = {
     "mean_preserving": replace(DEFAULT, mean_preserving=True),
     "two_fifths": replace(DEFAULT, strength=0.4),
 }
+
+
+SMALL_GRIDS = [Grid(5, 6), Grid(3, 3)]
 
 
 def rng_of(*seed):
@@ -114,6 +128,14 @@ def noise(rng, batch, latent, channels=4, dtype=torch.float32):
     return tensor(hills * rng.standard_normal((batch, channels, latent.h, latent.w)), dtype)
 
 
+def two(rng, batch=2, tokens=6, grids=SMALL_GRIDS, kind="structured"):
+    return branch(rng, kind, batch, grids, tokens), branch(rng, kind, batch, grids, tokens)
+
+
+def by_hand(labels, foreground):
+    return Segmentation(labels=torch.tensor(labels)[None], foreground=torch.tensor(foreground)[None])
+
+
 # ---- comparison --------------------------------------------------------------------------------------------
 
 
@@ -143,6 +165,18 @@ def assert_ratio(ratio, delta, segmentation, settings, guidance_scale, word_weig
             word_weights,
         )
         np.testing.assert_allclose(array(ratio[image, 0]), expected, rtol=RATIO_TOLERANCE, atol=0)
+
+
+MESSAGE = re.compile(r"expected .+, got .+: .+", re.DOTALL)
+
+
+def assert_tells(error, *words):
+    """The three parts of an error, and the words that must be in it."""
+    message = str(error.value)
+    assert MESSAGE.fullmatch(message), message
+    for word in words:
+        assert word in message, f"{word!r} is missing in {message!r}"
+    assert isinstance(error.value, ScfgError) and isinstance(error.value, ValueError)
 
 
 # ---- q and k -----------------------------------------------------------------------------------------------
@@ -184,28 +218,41 @@ def maps_of(pairs, row, tokens):
     ]
 
 
+def self_call(block, rows, scale=None):
+    """attn1 of a block."""
+    return LayerCall(block.name, block.q, block.k, rows, block.grid, Layout.self_attention(block.grid), scale)
+
+
+def cross_call(block, rows, scale=None):
+    """attn2 of a block, whose text keys are as many as came."""
+    layout = Layout.cross_attention(block.cross_k.shape[2])
+    return LayerCall(block.name, block.cross_q, block.cross_k, rows, block.grid, layout, scale)
+
+
 def feed(collector, pairs, rows):
     for block in pairs:
-        collector.observe_self(block.name, block.q, block.k, rows, block.grid)
-        collector.observe_cross(block.name, block.cross_q, block.cross_k, rows, block.grid)
+        collector.observe(self_call(block, rows))
+        collector.observe(cross_call(block, rows))
 
 
 def two_branches(batch, tokens, start_tokens=(0,), uncond_tokens=None):
-    """Entries and rows of the usual call: unconditional rows first, then conditional ones."""
-    entries = {
-        "positive": Entry("cond", tokens, start_tokens),
-        "negative": Entry("uncond", uncond_tokens or tokens, start_tokens),
+    """Prompts and rows of the usual call: unconditional rows first, then conditional ones."""
+    prompts = {
+        "positive": Prompt.plain("cond", tokens, start_tokens),
+        "negative": Prompt.plain("uncond", uncond_tokens or tokens, start_tokens),
     }
-    return entries, [Rows("negative", slice(0, batch)), Rows("positive", slice(batch, 2 * batch))]
+    return prompts, [Rows("negative", slice(0, batch)), Rows("positive", slice(batch, 2 * batch))]
 
 
-def gathered(collector, settings, latent, start_tokens=(0,)):
-    """The segmentation of one positive and one negative entry."""
+def entry_maps(collector, key, **where):
+    """The fused maps of a prompt that the collector was told of."""
+    return EntryMaps(collector.token_maps(key), collector.prompt(key), **where)
+
+
+def gathered(collector, settings, latent):
+    """The segmentation of one positive and one negative prompt."""
     return segment_entries(
-        [EntryMaps(collector.token_maps("positive"), start_tokens)],
-        [EntryMaps(collector.token_maps("negative"), start_tokens)],
-        settings,
-        latent,
+        [entry_maps(collector, "positive")], [entry_maps(collector, "negative")], settings, latent
     )
 
 
@@ -213,10 +260,10 @@ def segmented(settings, pairs, batch, tokens, latent=None, start_tokens=(0,), **
     """One evaluation through a collector, everything in one call."""
     latent = latent or Grid(16, 16)
     collector = Collector(settings, **how)
-    entries, rows = two_branches(batch, tokens, start_tokens)
-    collector.begin(entries)
+    prompts, rows = two_branches(batch, tokens, start_tokens)
+    collector.begin(prompts)
     feed(collector, pairs, rows)
-    return gathered(collector, settings, latent, start_tokens)
+    return gathered(collector, settings, latent)
 
 
 def logs(maps):

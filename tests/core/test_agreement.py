@@ -3,21 +3,21 @@
 import pytest
 import torch
 
-from scfg_core.agreement import agreement
+from scfg_core import Prompt
 from scfg_core.errors import ShapeError
-from scfg_core.trace import Evaluation, Fingerprint, Run
-from scfg_core.words import PromptTokens
+from scfg_core.run.agreement import agreement
+from scfg_core.run.record import Evaluation, Fingerprint, Run
 
 NORM = torch.ones(1, 2, 4)
-WORDS = [PromptTokens(0, ("<start>", "cat"), (-1, 0))]
+WORDS = [Prompt.plain("cond", 2, texts=("<start>", "cat"), words=(-1, 0))]
 
 
-def run(*indices: int, changed: int = 0, width: int = 4, tokens=(), latent: float | None = None) -> Run:
+def run(*indices: int, changed: int = 0, width: int = 4, prompts=(), latent: float | None = None) -> Run:
     """A closed run; the first `changed` of its 2 × width patches have another label and another foreground."""
     labels = torch.zeros(1, 2 * width, dtype=torch.int16)
     labels[0, :changed] = 1
     labels = labels.unflatten(1, (2, width))
-    made = Run(tokens=list(tokens))
+    made = Run(prompts=list(prompts))
     for index in indices:
         made.add(Evaluation(index, 1.0, 5.0, labels, labels > 0, NORM, NORM, NORM, NORM))
     made.close()
@@ -36,7 +36,7 @@ def test_only_evaluations_that_both_have_are_compared():
     assert agreement(run(0, 1, 2, 3), run(1, 3, 5)).evaluations == 2
 
 
-@pytest.mark.parametrize(("other", "said"), [(1.0, ""), (2.0, " of different pictures")])
+@pytest.mark.parametrize(("other", "said"), [(1.0, ""), (2.0, " of different images")])
 def test_runs_that_returned_other_latents_are_told(other, said):
     found = agreement(run(0, latent=1.0), run(0, latent=other))
     assert str(found) == "labels 1.000, foreground 1.000 over 1 evaluation" + said
@@ -48,10 +48,10 @@ def test_runs_of_other_sizes_cannot_be_compared():
 
 
 def test_runs_of_other_prompts_cannot_be_compared():
-    other = [PromptTokens(0, ("<start>", "dog"), (-1, 0))]
+    other = [Prompt.plain("cond", 2, texts=("<start>", "dog"), words=(-1, 0))]
     with pytest.raises(ShapeError, match="the same prompt"):
-        agreement(run(0, tokens=WORDS), run(0, tokens=other))
+        agreement(run(0, prompts=WORDS), run(0, prompts=other))
 
 
 def test_words_that_only_one_run_knows_are_no_hindrance():
-    assert agreement(run(0, tokens=WORDS), run(0, tokens=[PromptTokens.unnamed(0, 2)])).labels == 1
+    assert agreement(run(0, prompts=WORDS), run(0, prompts=[Prompt.plain("cond", 2)])).labels == 1

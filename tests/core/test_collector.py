@@ -13,18 +13,23 @@ from cases import (
     SETTINGS,
     array,
     assert_segmented,
+    cross_call,
+    entry_maps,
     feed,
     gathered,
     maps_of,
     pair,
     rng_of,
     segmented,
+    self_call,
     tensor,
     two_branches,
 )
 
-from scfg_core import Area, EntryMaps, Grid, LayerMaps, segment, segment_entries
-from scfg_core.collector import Collector, Entry, Rows
+from scfg_core import Area, Grid, LayerMaps, Prompt, segment, segment_entries
+from scfg_core.collect.calls import LayerCall, Layout, Rows
+from scfg_core.collect.collector import Collector
+from scfg_core.prompt import number_labels
 
 GRIDS = [Grid(6, 7), Grid(3, 4)]
 LATENT = Grid(16, 16)
@@ -82,7 +87,7 @@ def test_each_image_of_a_batch_gives_what_it_gives_alone(settings):
 
 
 CALLS = {
-    # every arrangement: a list of calls; a call is a list of (entry, first image, images)
+    # every arrangement: a list of calls; a call is a list of (prompt, first image, images)
     "conditional_first": [[("positive", 0, 3), ("negative", 0, 3)]],
     "two_calls": [[("negative", 0, 3)], [("positive", 0, 3)]],
     "two_calls_reversed": [[("positive", 0, 3)], [("negative", 0, 3)]],
@@ -93,21 +98,21 @@ CALLS = {
 }
 
 
-@pytest.mark.parametrize("way", ["stored", "matrix_free"])
+@pytest.mark.parametrize("backend", ["stored", "matrix_free"])
 @pytest.mark.parametrize("arrangement", CALLS)
 @BOTH
-def test_arrangement_of_rows_changes_nothing(settings, arrangement, way):
+def test_arrangement_of_rows_changes_nothing(settings, arrangement, backend):
     batch, tokens = 3, 8
     blocks = blocks_of(rng_of(23), 2 * batch, tokens)
     usual = segmented(settings, blocks, batch, tokens)
     first_row = {"negative": 0, "positive": batch}
-    collector = Collector(settings, way=way)
+    collector = Collector(settings, backend=backend)
     collector.begin(two_branches(batch, tokens)[0])
     for call in CALLS[arrangement]:
         index, rows = [], []
-        for entry, first, images in call:
-            rows.append(Rows(entry, slice(len(index), len(index) + images), first))
-            index += range(first_row[entry] + first, first_row[entry] + first + images)
+        for key, first, images in call:
+            rows.append(Rows(key, slice(len(index), len(index) + images), first))
+            index += range(first_row[key] + first, first_row[key] + first + images)
         feed(collector, [block.rows(index) for block in blocks], rows)
     assert same(gathered(collector, settings, LATENT), usual)
 
@@ -121,21 +126,21 @@ def test_self_attention_pairs_with_the_cross_attention_of_its_own_block():
     """attn1, attn1, attn2, attn2: the names pair them up, not the order."""
     blocks = blocks_of(rng_of(25), 2, 8)
     collector = Collector(PAPER)
-    entries, rows = two_branches(1, 8)
-    collector.begin(entries)
+    prompts, rows = two_branches(1, 8)
+    collector.begin(prompts)
     for block in blocks:
-        collector.observe_self(block.name, block.q, block.k, rows, block.grid)
+        collector.observe(self_call(block, rows))
     for block in reversed(blocks):
-        collector.observe_cross(block.name, block.cross_q, block.cross_k, rows, block.grid)
+        collector.observe(cross_call(block, rows))
     assert same(gathered(collector, PAPER, LATENT), segmented(PAPER, blocks, 1, 8))
 
 
 def test_begin_forgets_the_last_evaluation():
     collector = Collector(PAPER)
-    entries, rows = two_branches(1, 8)
+    prompts, rows = two_branches(1, 8)
     for seed in (26, 27):
         blocks = blocks_of(rng_of(seed), 2, 8)
-        collector.begin(entries)
+        collector.begin(prompts)
         feed(collector, blocks, rows)
         assert same(gathered(collector, PAPER, LATENT), segmented(PAPER, blocks, 1, 8))
 
@@ -143,11 +148,11 @@ def test_begin_forgets_the_last_evaluation():
 def test_scale_of_the_host_is_used():
     blocks = blocks_of(rng_of(28), 2, 8, [Grid(6, 7)])
     collector = Collector(PAPER)
-    entries, rows = two_branches(1, 8)
-    collector.begin(entries)
+    prompts, rows = two_branches(1, 8)
+    collector.begin(prompts)
     (block,) = blocks
-    collector.observe_self("block0", block.q, block.k, rows, block.grid, scale=1.0)
-    collector.observe_cross("block0", block.cross_q, block.cross_k, rows, block.grid, scale=0.5)
+    collector.observe(self_call(block, rows, scale=1.0))
+    collector.observe(cross_call(block, rows, scale=0.5))
     shrunk = replace_scale(block)
     assert same(gathered(collector, PAPER, LATENT), segmented(PAPER, [shrunk], 1, 8))
 
@@ -164,13 +169,15 @@ def repeated(block, times):
     return replace(block, cross_k=block.cross_k.repeat(1, 1, times, 1))
 
 
-@pytest.mark.parametrize("way", ["stored", "matrix_free"])
+@pytest.mark.parametrize("backend", ["stored", "matrix_free"])
 @pytest.mark.parametrize("tokens, times", [(77, 2), (154, 3), (5, 4)])
 @BOTH
-def test_repeated_tokens_are_folded(settings, tokens, times, way):
+def test_repeated_tokens_are_folded(settings, tokens, times, backend):
     blocks = blocks_of(rng_of(29, tokens), 2, tokens)
-    plain = segmented(settings, blocks, 1, tokens, way=way)
-    assert same(segmented(settings, [repeated(block, times) for block in blocks], 1, tokens, way=way), plain)
+    plain = segmented(settings, blocks, 1, tokens, backend=backend)
+    assert same(
+        segmented(settings, [repeated(block, times) for block in blocks], 1, tokens, backend=backend), plain
+    )
     folded = maps_of([repeated(block, times) for block in blocks], 1, tokens)
     assert_segmented(plain, oracle.segment(folded, maps_of(blocks, 0, tokens), settings))
 
@@ -185,20 +192,15 @@ def test_entries_of_different_length_share_a_call_by_repeats():
         for part in ("q", "k", "cross_q", "cross_k")
     ]
     starts = {"positive": (0, 77), "negative": (0, 77, 154)}
-    entries = {
-        "positive": Entry("cond", 154, starts["positive"]),
-        "negative": Entry("uncond", 231, starts["negative"]),
+    prompts = {
+        "positive": Prompt.plain("cond", 154, starts["positive"]),
+        "negative": Prompt.plain("uncond", 231, starts["negative"]),
     }
     collector = Collector(PAPER)
-    collector.begin(entries)
+    collector.begin(prompts)
     rows = [Rows("negative", slice(0, 1)), Rows("positive", slice(1, 2))]
     feed(collector, [type(positive)("block", Grid(5, 6), *joined)], rows)
-    segmentation = segment_entries(
-        [EntryMaps(collector.token_maps("positive"), starts["positive"])],
-        [EntryMaps(collector.token_maps("negative"), starts["negative"])],
-        PAPER,
-        LATENT,
-    )
+    segmentation = gathered(collector, PAPER, LATENT)
     expected = oracle.segment(maps_of([positive], 0, 154), maps_of([negative], 0, 231), PAPER, (0, 77))
     assert not (set(segmentation.labels.unique().tolist()) & {77})
     assert np.array_equal(segmentation.labels[0].numpy()[~expected.tied], expected.labels[~expected.tied])
@@ -227,8 +229,8 @@ def test_token_maps_hold_what_their_branch_needs():
     blocks = blocks_of(rng_of(33), 2, 6)
     for rule, columns in (("start_vs_rest", 2), ("argmax", 6)):
         collector = Collector(replace(PAPER, foreground_rule=rule))
-        entries, rows = two_branches(1, 6)
-        collector.begin(entries)
+        prompts, rows = two_branches(1, 6)
+        collector.begin(prompts)
         feed(collector, blocks, rows)
         assert collector.token_maps("positive").values.shape == (1, 42, 6)
         assert collector.token_maps("negative").values.shape == (1, 42, columns)
@@ -261,7 +263,8 @@ def joint_layers(settings, collector, rows, layout, tokens, repeats=1, loud=0.0)
             k[:, :, text] = np.tile(k[:, :, text.start : text.start + tokens], (1, 1, repeats, 1))
         k[:, :, text] += loud  # q leans to +1: louder text takes more of the softmax
         q, k = tensor(q), tensor(k)
-        collector.observe_joint(f"block{index}", q, k, rows, grid, text=text, image=image)
+        keys = Layout(end, range(text.start, text.stop), range(image.start, image.stop))
+        collector.observe(LayerCall(f"block{index}", q, k, rows, grid, keys))
         for row in range(count):
             self_map, cross = oracle.split_joint(
                 oracle.head_mean(array(q[row]), array(k[row])), text, image, settings.renormalise == "after_fusion"
@@ -270,43 +273,43 @@ def joint_layers(settings, collector, rows, layout, tokens, repeats=1, loud=0.0)
     return layers
 
 
-@pytest.mark.parametrize("way", ["stored", "matrix_free", "auto"])
+@pytest.mark.parametrize("backend", ["stored", "matrix_free", "auto"])
 @pytest.mark.parametrize("layout", LAYOUTS)
 @pytest.mark.parametrize("name", ["paper", "authors", "uneven_powers", "argmax_foreground", "no_self_attention"])
-def test_joint_form_equals_the_oracle(name, layout, way):
+def test_joint_form_equals_the_oracle(name, layout, backend):
     settings, tokens, batch = SETTINGS[name], 7, 2
-    collector = Collector(settings, way=way)
-    entries, rows = two_branches(batch, tokens)
-    collector.begin(entries)
+    collector = Collector(settings, backend=backend)
+    prompts, rows = two_branches(batch, tokens)
+    collector.begin(prompts)
     layers = joint_layers(settings, collector, rows, layout, tokens)
     segmentation = gathered(collector, settings, LATENT)
     for one in range(batch):
         assert_segmented(segmentation, oracle.segment(layers[batch + one], layers[one], settings), one)
 
 
-@pytest.mark.parametrize("way", ["stored", "matrix_free"])
+@pytest.mark.parametrize("backend", ["stored", "matrix_free"])
 @BOTH
-def test_joint_form_folds_repeated_tokens(settings, way):
-    collector = Collector(settings, way=way)
-    entries, rows = two_branches(1, 5)
-    collector.begin(entries)
+def test_joint_form_folds_repeated_tokens(settings, backend):
+    collector = Collector(settings, backend=backend)
+    prompts, rows = two_branches(1, 5)
+    collector.begin(prompts)
     layers = joint_layers(settings, collector, rows, "text_first", 5, repeats=3)
     assert collector.token_maps("positive").values.shape[2] == 5
     assert_segmented(gathered(collector, settings, LATENT), oracle.segment(layers[1], layers[0], settings))
 
 
-@pytest.mark.parametrize("way", ["stored", "matrix_free"])
-def test_joint_form_holds_when_text_takes_nearly_all(way):
+@pytest.mark.parametrize("backend", ["stored", "matrix_free"])
+def test_joint_form_holds_when_text_takes_nearly_all(backend):
     """Rows of S that sum to 1 % and less are still divided by what they sum to, not by what is left of 1."""
-    collector = Collector(PAPER, way=way)
-    entries, rows = two_branches(1, 5)
-    collector.begin(entries)
+    collector = Collector(PAPER, backend=backend)
+    prompts, rows = two_branches(1, 5)
+    collector.begin(prompts)
     layers = joint_layers(PAPER, collector, rows, "text_first", 5, loud=1.0)
     assert_segmented(gathered(collector, PAPER, LATENT), oracle.segment(layers[1], layers[0], PAPER))
-    for row, entry in enumerate(("negative", "positive")):
+    for row, key in enumerate(("negative", "positive")):
         columns = (lambda cross: oracle.start_and_rest(cross, (0,))) if row == 0 else (lambda cross: cross)
         expected, _ = oracle.fuse(layers[row], PAPER, columns, 0.0)
-        error = np.abs(array(collector.token_maps(entry).values[0]) - expected).max()
+        error = np.abs(array(collector.token_maps(key).values[0]) - expected).max()
         assert error <= 1e-6 * np.abs(expected).max()
 
 
@@ -345,14 +348,14 @@ def box(area):
 
 
 def place(settings, collector, rng, branch, spec, batch=1):
-    """Feed one entry per line of spec; returns the product's entries and, per image, the oracle's."""
+    """Feed one prompt per line of spec; returns the product's prompts and, per image, the oracle's."""
     product, expected = [], [[] for _ in range(batch)]
     for index, (area, grid, tokens, weight) in enumerate(spec):
-        entry = f"{branch}{index}"
+        key = f"{branch}{index}"
         blocks = blocks_of(rng, batch, tokens, [grid])
-        feed(collector, blocks, [Rows(entry, slice(0, batch))])
+        feed(collector, blocks, [Rows(key, slice(0, batch))])
         weights = weight_named(weight)
-        product.append((entry, area, None if weights is None else tensor(weights)))
+        product.append((key, area, None if weights is None else tensor(weights)))
         for image in range(batch):
             if branch == "cond":
                 maps, _ = oracle.fuse(maps_of(blocks, image, tokens), settings, lambda cross: cross, 1e-8)
@@ -367,21 +370,21 @@ def place(settings, collector, rng, branch, spec, batch=1):
     return product, expected
 
 
-def entries_of(branch, spec):
-    return {f"{branch}{index}": Entry(branch, tokens) for index, (_, _, tokens, _) in enumerate(spec)}
+def prompts_of(branch, spec):
+    prompts = number_labels(Prompt.plain(branch, tokens) for _, _, tokens, _ in spec)
+    return {f"{branch}{index}": prompt for index, prompt in enumerate(prompts)}
 
 
 def placed(settings, seed, cond_spec, uncond_spec, batch=1, latent=CANVAS):
     rng = rng_of(seed)
     collector = Collector(settings)
-    collector.begin(entries_of("cond", cond_spec) | entries_of("uncond", uncond_spec))
+    collector.begin(prompts_of("cond", cond_spec) | prompts_of("uncond", uncond_spec))
     sides = [
         place(settings, collector, rng, branch, spec, batch)
         for branch, spec in (("cond", cond_spec), ("uncond", uncond_spec))
     ]
     product = [
-        [EntryMaps(collector.token_maps(entry), area=area, weight=weight) for entry, area, weight in side]
-        for side, _ in sides
+        [entry_maps(collector, key, area=area, weight=weight) for key, area, weight in side] for side, _ in sides
     ]
     segmentation = segment_entries(*product, settings, latent)
     (_, cond), (_, uncond) = sides
@@ -425,13 +428,13 @@ def test_one_entry_gives_the_single_prompt_back():
     """With and without a weight: a constant weight is no weight."""
     blocks = blocks_of(rng_of(44), 2, 8)
     collector = Collector(PAPER)
-    entries, rows = two_branches(1, 8)
-    collector.begin(entries)
+    prompts, rows = two_branches(1, 8)
+    collector.begin(prompts)
     feed(collector, blocks, rows)
     plain = gathered(collector, PAPER, LATENT)
     weighted = segment_entries(
-        [EntryMaps(collector.token_maps("positive"), weight=torch.full((16, 16), 0.3))],
-        [EntryMaps(collector.token_maps("negative"), weight=torch.full((1, 16, 16), 4.0))],
+        [entry_maps(collector, "positive", weight=torch.full((16, 16), 0.3))],
+        [entry_maps(collector, "negative", weight=torch.full((1, 16, 16), 4.0))],
         PAPER,
         LATENT,
     )
@@ -444,18 +447,19 @@ def test_weight_of_each_image_counts_for_that_image():
     first, second = (blocks_of(rng, 2, tokens, [grid]) for tokens in (5, 4))
     (negative,) = blocks_of(rng, 2, 5, [grid])
     collector = Collector(PAPER)
-    collector.begin({"a": Entry("cond", 5), "b": Entry("cond", 4), "n": Entry("uncond", 5)})
-    for entry, blocks in (("a", first), ("b", second), ("n", [negative])):
-        feed(collector, blocks, [Rows(entry, slice(0, 2))])
+    prompts = number_labels([Prompt.plain("cond", 5), Prompt.plain("cond", 4)])
+    collector.begin({"a": prompts[0], "b": prompts[1], "n": Prompt.plain("uncond", 5)})
+    for key, blocks in (("a", first), ("b", second), ("n", [negative])):
+        feed(collector, blocks, [Rows(key, slice(0, 2))])
     weight = torch.zeros(2, 12, 14)
     weight[0, :, :6] = 1
     weight[1, 4:, :] = 1
     segmentation = segment_entries(
         [
-            EntryMaps(collector.token_maps("a"), weight=weight),
-            EntryMaps(collector.token_maps("b"), weight=1 - weight),
+            entry_maps(collector, "a", weight=weight),
+            entry_maps(collector, "b", weight=1 - weight),
         ],
-        [EntryMaps(collector.token_maps("n"))],
+        [entry_maps(collector, "n")],
         PAPER,
         Grid(12, 14),
     )
@@ -467,10 +471,11 @@ def test_weight_of_each_image_counts_for_that_image():
 def test_first_entry_wins_a_tie():
     blocks = blocks_of(rng_of(46), 1, 5, [Grid(6, 7)])
     collector = Collector(PAPER)
-    collector.begin({"a": Entry("cond", 5), "b": Entry("cond", 5), "n": Entry("uncond", 5)})
-    for entry in ("a", "b", "n"):
-        feed(collector, blocks, [Rows(entry, slice(0, 1))])
-    a, b, n = (EntryMaps(collector.token_maps(entry)) for entry in ("a", "b", "n"))
+    first, second = number_labels([Prompt.plain("cond", 5), Prompt.plain("cond", 5)])
+    collector.begin({"a": first, "b": second, "n": Prompt.plain("uncond", 5)})
+    for key in ("a", "b", "n"):
+        feed(collector, blocks, [Rows(key, slice(0, 1))])
+    a, b, n = (entry_maps(collector, key) for key in ("a", "b", "n"))
     assert segment_entries([a, b], [n], PAPER, LATENT).labels.max() < 5
 
 
@@ -481,16 +486,16 @@ def test_entry_fed_in_parts_equals_the_entry_fed_at_once():
     collector = Collector(settings)
     collector.begin(two_branches(3, tokens)[0])
     for row in (5, 0, 3, 1, 4, 2):
-        entry, image = ("positive", row - 3) if row >= 3 else ("negative", row)
-        feed(collector, [block.rows([row]) for block in blocks], [Rows(entry, slice(0, 1), image)])
+        key, image = ("positive", row - 3) if row >= 3 else ("negative", row)
+        feed(collector, [block.rows([row]) for block in blocks], [Rows(key, slice(0, 1), image)])
     assert same(gathered(collector, settings, LATENT), usual)
 
 
 def test_rows_without_an_entry_are_ignored():
     blocks = blocks_of(rng_of(48), 3, 6)
     collector = Collector(PAPER)
-    entries, _ = two_branches(1, 6)
-    collector.begin(entries)
+    prompts, _ = two_branches(1, 6)
+    collector.begin(prompts)
     feed(collector, blocks, [Rows("negative", slice(0, 1)), Rows("positive", slice(2, 3))])
     assert same(
         gathered(collector, PAPER, LATENT), segmented(PAPER, [block.rows([0, 2]) for block in blocks], 1, 6)
@@ -518,7 +523,7 @@ def test_entry_of_both_branches_keeps_what_either_needs(name):
     settings = SETTINGS[name]
     blocks = blocks_of(rng_of(51), 1, 6)
     collector = Collector(settings)
-    collector.begin({branch: Entry(branch, 6) for branch in ("cond", "uncond", "both")})
+    collector.begin({branch: Prompt.plain(branch, 6) for branch in ("cond", "uncond", "both")})
     for branch in ("cond", "uncond", "both"):
         feed(collector, blocks, [Rows(branch, slice(0, 1))])
     torch.testing.assert_close(collector.token_maps("both").values, collector.token_maps("cond").values)

@@ -3,11 +3,11 @@
 import numpy as np
 import oracle
 import pytest
-import torch
 from cases import AUTHORS, GOLDENS, alone, assert_ratio, gathered, image_of, logs, tensor
 
-from scfg_core import Grid, LayerMaps, combine, ratio_map, segment
-from scfg_core.collector import Collector, Entry, Rows
+from scfg_core import Grid, LayerMaps, Prompt, combine, ratio_map, segment
+from scfg_core.collect.calls import LayerCall, Layout, Rows
+from scfg_core.collect.collector import Collector
 
 NAMES = ["plain", "structured", "high_scale", "batch3"]
 GRIDS = {"r4": Grid(8, 8), "r8": Grid(4, 4)}
@@ -100,21 +100,17 @@ def test_each_golden_image_gives_the_same_alone(golden):
         assert_ratio(ratio, delta, segmentation, AUTHORS, float(golden["guidance_scale"]))
 
 
-@pytest.mark.parametrize("way", ["stored", "fused", "matrix_free"])
-def test_authors_preset_from_q_and_k_equals_the_authors_code(golden, way):
+@pytest.mark.parametrize("backend", ["stored", "matrix_free"])
+def test_authors_preset_from_q_and_k_equals_the_authors_code(golden, backend):
     """One head, k the identity, q the maps' logarithms: the collector's softmax gives the maps back."""
     batch = batch_of(golden)
     tokens = golden["cross_r4"].shape[-1]
-    collector = Collector(AUTHORS, way=way)
-    collector.begin({"positive": Entry("cond", tokens), "negative": Entry("uncond", tokens)})
+    collector = Collector(AUTHORS, backend=backend)
+    collector.begin({"positive": Prompt.plain("cond", tokens), "negative": Prompt.plain("uncond", tokens)})
     rows = [Rows("negative", slice(0, batch)), Rows("positive", slice(batch, 2 * batch))]
     for key, grid in GRIDS.items():
         for index, (self_map, cross) in enumerate(zip(golden[f"self_{key}"], golden[f"cross_{key}"], strict=True)):
-            q, k = logs(self_map)
-            name = f"{key}.{index}"
-            if way == "fused":
-                collector.attend_self(name, q, k, torch.zeros_like(q), rows, grid, scale=1.0)
-            else:
-                collector.observe_self(name, q, k, rows, grid, scale=1.0)
-            collector.observe_cross(name, *logs(cross), rows, grid, scale=1.0)
+            layer, layouts = f"{key}.{index}", (Layout.self_attention(grid), Layout.cross_attention(tokens))
+            for maps, layout in zip((self_map, cross), layouts, strict=True):
+                collector.observe(LayerCall(layer, *logs(maps), rows, grid, layout, scale=1.0))
     assert_equals_golden(gathered(collector, AUTHORS, Grid(32, 32)), golden)

@@ -2,8 +2,8 @@
 
 import pytest
 
+from scfg_core.collect.layers import LayerInfo, choose_layers
 from scfg_core.errors import ScfgError
-from scfg_core.layers import LayerInfo, choose_layers
 
 
 def layout(*levels_and_counts: tuple[int, int]) -> list[LayerInfo]:

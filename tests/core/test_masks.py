@@ -4,7 +4,7 @@ import pytest
 import torch
 
 from scfg_core import Grid, TokenMaps
-from scfg_core.masks import feather, hard_mask, labels_of_scores, soft_mask, stretch
+from scfg_core.run.masks import feather, hard_mask, labels_of_scores, soft_mask, stretch
 
 
 def scores(values, h, w):

@@ -2,27 +2,23 @@
 
 import gc
 import weakref
+from dataclasses import replace
 
 import pytest
 import torch
 
-from scfg_core import Grid, Settings, SettingsError
-from scfg_core.collector import Entry, Rows
-from scfg_core.segmentation import Segmentation
-from scfg_core.session import (
-    NO_MAPS,
-    OUT_OF_MEMORY,
-    REUSED,
-    UNRECORDED,
-    Collection,
-    Moment,
-    Placement,
-    Session,
-)
-from scfg_core.trace import KEPT_EVALUATIONS, Evaluation, Fingerprint, Run, Trace
+from scfg_core import Grid, Note, Prompt, Segmentation, Settings, SettingsError
+from scfg_core.collect.calls import LayerCall, Layout, Rows
+from scfg_core.prompt import number_labels
+from scfg_core.run.fingerprint import Fingerprint
+from scfg_core.run.noise import NoiseLevel
+from scfg_core.run.record import KEPT_EVALUATIONS, Evaluation, Run
+from scfg_core.run.session import Collection, Placement, Predictions, Session
+from scfg_core.run.trace import Trace
 
 GRID, TOKENS, HEADS, WIDTH = Grid(4, 5), 6, 2, 8
-ENTRIES = {"text": Entry("cond", TOKENS), "empty": Entry("uncond", TOKENS)}
+PROMPTS = {"text": Prompt.plain("cond", TOKENS), "empty": Prompt.plain("uncond", TOKENS)}
+ROWS = [Rows("empty", slice(0, 1)), Rows("text", slice(1, 2))]
 
 
 def qk(seed, keys):
@@ -30,17 +26,29 @@ def qk(seed, keys):
     return (torch.randn(2, HEADS, count, WIDTH, generator=generator) for count in (GRID.area, keys))
 
 
-def evaluate(session, seed=0, feed=True, gamma=5.0, acts=True, size=(8, 10), **more):
-    armed = session.begin(ENTRIES)
-    rows = [Rows("empty", slice(0, 1)), Rows("text", slice(1, 2))]
-    if armed and feed:
-        q, k = qk(seed, GRID.area)
-        session.collector.observe_self("layer", q, k, rows, GRID)
-        q, k = qk(seed + 1, TOKENS)
-        session.collector.observe_cross("layer", q, k, rows, GRID)
+def self_call(q, k, rows=ROWS, layer="layer"):
+    return LayerCall(layer, q, k, rows, GRID, Layout.self_attention(GRID))
+
+
+def cross_call(q, k, rows=ROWS, layer="layer"):
+    return LayerCall(layer, q, k, rows, GRID, Layout.cross_attention(k.shape[2]))
+
+
+def predictions(delta, epsilon_unit=1.0, active=True):
+    """Two predictions of x0 that differ by delta, where ε(x, ∅) is 1 everywhere."""
+    noise = NoiseLevel(1.0, 1 / epsilon_unit, "sample")
+    x, uncond = torch.ones_like(delta) / epsilon_unit, torch.zeros_like(delta)
+    return Predictions(x, delta, uncond, noise, 3.0, 5.0, active)
+
+
+def evaluate(session, seed=0, feed=True, acts=True, size=(8, 10), epsilon_unit=1.0, **more):
+    session.begin(PROMPTS)
+    if feed:
+        session.observe(self_call(*qk(seed, GRID.area)))
+        session.observe(cross_call(*qk(seed + 1, TOKENS)))
     delta = torch.randn(1, 4, *size, generator=torch.Generator().manual_seed(seed + 2))
     places = [Placement("text")], [Placement("empty")]
-    return session.ratio(delta, torch.ones(1, 4, *size), Moment(3.0, gamma, acts), *places, **more)
+    return session.ratio(predictions(delta, epsilon_unit, acts), *places, **more)
 
 
 def new_session(settings=None, collection=None, **more):
@@ -94,20 +102,20 @@ def test_an_evaluation_without_maps_uses_the_last_labels_and_fresh_norms():
     run.close()
     assert second is not None and not torch.equal(first, second)
     assert torch.equal(run.evaluations[0].labels, run.evaluations[1].labels)
-    assert not run.evaluations[1].fresh and run.notes == [REUSED]
+    assert not run.evaluations[1].fresh and run.notes == [Note.REUSED.text]
 
 
 def test_labels_of_another_picture_size_are_not_used():
     session, run = new_session()
     evaluate(session)
     assert evaluate(session, feed=False, size=(16, 20)) is None
-    assert run.notes == [NO_MAPS]
+    assert run.notes == [Note.NO_MAPS.text]
 
 
 def test_a_run_that_never_had_maps_is_plain_cfg_and_says_so_once():
     session, run = new_session()
     assert [evaluate(session, feed=False) for _ in range(3)] == [None] * 3
-    assert run.notes == [NO_MAPS] and run.evaluations == []
+    assert run.notes == [Note.NO_MAPS.text] and run.evaluations == []
 
 
 def test_every_kth_evaluation_collects_and_nothing_is_said():
@@ -124,26 +132,26 @@ def test_out_of_memory_in_our_part_gives_plain_cfg_for_the_rest(monkeypatch):
     def explode(*_):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("scfg_core.session.ratio_map", explode)
+    monkeypatch.setattr("scfg_core.run.session.ratio_map", explode)
     assert evaluate(session) is None
     monkeypatch.undo()
-    assert evaluate(session, seed=1) is None and not session.begin(ENTRIES)
-    assert run.notes == [OUT_OF_MEMORY]
+    assert evaluate(session, seed=1) is None and not session.begin(PROMPTS)
+    assert run.notes == [Note.OUT_OF_MEMORY.text]
 
 
 def test_an_error_of_our_own_gives_plain_cfg_and_is_reported(monkeypatch, caplog):
     session, run = new_session()
-    monkeypatch.setattr("scfg_core.session.segment_entries", lambda *_: 1 / 0)
+    monkeypatch.setattr("scfg_core.run.session.segment_entries", lambda *_: 1 / 0)
     assert evaluate(session) is None
     assert "ZeroDivisionError" in run.notes[0] and "ZeroDivisionError" in caplog.text
 
 
 def test_a_second_thread_that_fails_after_the_first_gave_up_says_nothing_more(caplog):
     session, run = new_session()
-    session.begin(ENTRIES)
+    session.begin(PROMPTS)
     session.give_up(torch.cuda.OutOfMemoryError("CUDA out of memory"))
     session.give_up(ValueError("rows of an evaluation that is over"))
-    assert run.notes == [OUT_OF_MEMORY] and caplog.text == ""
+    assert run.notes == [Note.OUT_OF_MEMORY.text] and caplog.text == ""
 
 
 @pytest.mark.parametrize("where", ["preview", "patch_mean"])
@@ -152,21 +160,20 @@ def test_what_cannot_be_recorded_is_guided_all_the_same(monkeypatch, where):
     if where == "preview":
         how = {"preview": lambda ratio: 1 / 0}
     else:
-        monkeypatch.setattr("scfg_core.session.patch_mean", lambda *_: 1 / 0)
+        monkeypatch.setattr("scfg_core.run.session.patch_mean", lambda *_: 1 / 0)
     session, run = new_session()
     assert torch.equal(evaluate(session, **how), wanted)
-    assert run.evaluations == [] and run.notes == [UNRECORDED]
+    assert run.evaluations == [] and run.notes == [Note.UNRECORDED.text]
 
 
 def test_predictions_that_are_not_finite_are_said_once_at_the_end():
     session, run = new_session()
-    session.begin(ENTRIES)
-    rows = [Rows("empty", slice(0, 1)), Rows("text", slice(1, 2))]
-    session.collector.observe_self("layer", *qk(0, GRID.area), rows, GRID)
-    session.collector.observe_cross("layer", *qk(1, TOKENS), rows, GRID)
+    session.begin(PROMPTS)
+    session.observe(self_call(*qk(0, GRID.area)))
+    session.observe(cross_call(*qk(1, TOKENS)))
     delta = torch.randn(1, 4, 8, 10)
     delta[..., 0, 0] = torch.inf
-    ratio = session.ratio(delta, delta, Moment(1.0, 5.0), [Placement("text")], [Placement("empty")])
+    ratio = session.ratio(predictions(delta), [Placement("text")], [Placement("empty")])
     assert torch.isfinite(ratio).all() and ratio[0, 0, 0, 0] == 1
     run.close()
     assert [note for note in run.notes if "not finite" in note]
@@ -174,16 +181,16 @@ def test_predictions_that_are_not_finite_are_said_once_at_the_end():
 
 def test_no_map_of_attention_is_left_where_the_cross_attention_does_not_come():
     session, _ = new_session()
-    session.begin(ENTRIES)
+    session.begin(PROMPTS)
     before = weakref.WeakSet()
     for layer in "ab":
-        session.collector.observe_self(layer, *qk(0, GRID.area), [Rows("text", slice(0, 2))], GRID)
-    before.update(each.maps for part in session.collector._pending.values() for each in part)
+        session.observe(self_call(*qk(0, GRID.area), [Rows("text", slice(0, 2))], layer))
+    before.update(image.maps for operators in session._collector._pending.values() for image in operators)
     assert len(before) == 4
-    session.collector.forget("a")
+    session.skip_layer("a")
     gc.collect()
     assert len(before) == 2
-    session.collector.forget()
+    session.end_batch()
     gc.collect()
     assert len(before) == 0
 
@@ -197,30 +204,35 @@ def test_regions_of_ones_own_need_no_scores():
 
 
 def test_prompts_that_take_turns_keep_their_labels():
-    """A of 6 tokens speaks first, then B of 4: B's tokens are always those after A's."""
+    """A of 6 tokens is active first, then B of 4: B's tokens are always those after A's."""
     session, run = new_session(collection=Collection(soft_maps=True))
     alone, alone_run = new_session(collection=Collection(soft_maps=True))
     tokens = {"A": TOKENS, "B": 4}
-    entries = {name: Entry("cond", length) for name, length in tokens.items()} | {"empty": ENTRIES["empty"]}
+    first, second = number_labels(Prompt.plain("cond", length) for length in tokens.values())
+    prompts = {"A": first, "B": second, "empty": PROMPTS["empty"]}
     delta = torch.randn(1, 4, 8, 10)
-    for seed, speaks in enumerate("AB"):
-        for each in (session, alone):
-            each.begin(entries)
-            rows = [Rows("empty", slice(0, 1)), Rows(speaks, slice(1, 2))]
-            each.collector.observe_self("layer", *qk(seed, GRID.area), rows, GRID)
+    for seed, active in enumerate("AB"):
+        for one in (session, alone):
+            one.begin(prompts if one is session else prompts | {"B": replace(second, first_label=0)})
+            rows = [Rows("empty", slice(0, 1)), Rows(active, slice(1, 2))]
+            one.observe(self_call(*qk(seed, GRID.area), rows))
             for place, part in enumerate(rows):
-                q, k = qk(seed + 5, tokens.get(part.entry, TOKENS))
-                own = Rows(part.entry, slice(0, 1))
-                each.collector.observe_cross("layer", q[place : place + 1], k[place : place + 1], [own], GRID)
-        places = [Placement(name, silent=name != speaks) for name in "AB"]
-        with_the_other = session.ratio(delta, delta, Moment(1.0, 5.0), places, [Placement("empty")])
-        by_itself = alone.ratio(delta, delta, Moment(1.0, 5.0), [Placement(speaks)], [Placement("empty")])
+                q, k = qk(seed + 5, tokens.get(part.prompt, TOKENS))
+                one.observe(
+                    cross_call(q[place : place + 1], k[place : place + 1], [Rows(part.prompt, slice(0, 1))])
+                )
+        places = [Placement(name, active=name == active) for name in "AB"]
+        with_the_other = session.ratio(predictions(delta), places, [Placement("empty")])
+        by_itself = alone.ratio(predictions(delta), [Placement(active)], [Placement("empty")])
         assert torch.equal(with_the_other, by_itself)
     first, second = (each.labels for each in run.evaluations)
     assert torch.equal(first, alone_run.evaluations[0].labels)
     assert torch.equal(second, alone_run.evaluations[1].labels + TOKENS)
     assert run.token_count == 2 and run.mean_scores().values.shape == (1, GRID.area, 10)
-    assert {labels: each.shape[2] for labels, each in run.token_sums.items()} == {range(6): 6, range(6, 10): 4}
+    assert {labels: sums.shape[2] for labels, sums in run.token_sums.items()} == {
+        tuple(range(6)): 6,
+        tuple(range(6, 10)): 4,
+    }
     assert [each.soft.shape[2] for each in run.evaluations] == [6, 4]
     assert run.evaluations[1].soft_maps().values[..., :TOKENS].abs().max() == 0
     assert torch.equal(run.evaluations[1].soft_maps().values[..., TOKENS:], run.evaluations[1].soft)
@@ -247,14 +259,11 @@ def test_the_running_sum_is_the_mean_of_the_scores():
 def test_what_is_not_finite_is_said_once_at_the_end():
     session, run = new_session()
     for _ in range(2):
-        session.begin(ENTRIES)
-        rows = [Rows("empty", slice(0, 1)), Rows("text", slice(1, 2))]
+        session.begin(PROMPTS)
         q, k = qk(0, GRID.area)
-        session.collector.observe_self("layer", q * float("nan"), k, rows, GRID)
-        q, k = qk(1, TOKENS)
-        session.collector.observe_cross("layer", q, k, rows, GRID)
-        delta = torch.randn(1, 4, 8, 10)
-        ratio = session.ratio(delta, delta, Moment(1.0, 5.0), [Placement("text")], [Placement("empty")])
+        session.observe(self_call(q * float("nan"), k))
+        session.observe(cross_call(*qk(1, TOKENS)))
+        ratio = session.ratio(predictions(torch.randn(1, 4, 8, 10)), [Placement("text")], [Placement("empty")])
         assert torch.equal(ratio, torch.ones(1, 1, 8, 10))
     assert run.notes == []
     run.close()
@@ -283,10 +292,10 @@ def test_a_long_run_is_thinned_evenly():
 def test_a_trace_keeps_the_last_runs_and_finds_the_newest():
     trace = Trace(kept=2)
     for number in range(3):
-        trace.add(Run(facts={"number": number}))
-    assert [run.facts["number"] for run in trace.runs()] == [1, 2]
-    assert trace.find(lambda run: run.facts["number"] < 9).facts["number"] == 2
-    assert trace.find(lambda run: run.facts["number"] == 0) is None
+        trace.add(Run(token_count=number))
+    assert [run.token_count for run in trace.runs()] == [1, 2]
+    assert trace.find(lambda run: run.token_count < 9).token_count == 2
+    assert trace.find(lambda run: run.token_count == 0) is None
 
 
 def test_a_dropped_run_is_collected():

@@ -5,10 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
-from scfg_core import Grid, Settings
-from scfg_core.collector import Entry, Rows
-from scfg_core.session import Collection, Moment, Placement, Session
-from scfg_core.trace import Run
+from scfg_core import Grid, Prompt, Settings
+from scfg_core.collect.calls import LayerCall, Layout, Rows
+from scfg_core.run.noise import NoiseLevel
+from scfg_core.run.record import Run
+from scfg_core.run.session import Collection, Placement, Predictions, Session
 
 from .waits import Waits
 
@@ -21,17 +22,18 @@ LAYERS = {"deep": Grid(2, 3), "shallow": Grid(4, 6)}
 def evaluation(session: Session, device: str, tokens: int, weight: torch.Tensor) -> torch.Tensor | None:
     """One evaluation as a host makes it, from random q and k."""
     starts = tuple(range(0, tokens, 77))
-    entries = {"negative": Entry("uncond", tokens, starts), "positive": Entry("cond", tokens, starts)}
-    if session.begin(entries):
+    prompts = {branch: Prompt.plain(branch, tokens, starts) for branch in ("uncond", "cond")}
+    if session.begin({"negative": prompts["uncond"], "positive": prompts["cond"]}):
         for layer, grid in LAYERS.items():
             q, k = (torch.randn(2 * BATCH, HEADS, grid.area, WIDTH, device=device) for _ in range(2))
             text = torch.randn(2 * BATCH, HEADS, tokens, WIDTH, device=device)
-            session.collector.observe_self(layer, q, k, ROWS, grid)
-            session.collector.observe_cross(layer, q, text, ROWS, grid)
-    delta, empty = (torch.randn(LATENT, device=device) for _ in range(2))
-    moment = Moment(torch.ones(BATCH, device=device), 7.0)
-    cond, uncond = Placement("positive", None, weight), Placement("negative")
-    return session.ratio(delta, empty, moment, [cond], [uncond], word_weights={1: 1.5})
+            session.observe(LayerCall(layer, q, k, ROWS, grid, Layout.self_attention(grid)))
+            session.observe(LayerCall(layer, q, text, ROWS, grid, Layout.cross_attention(tokens)))
+    x, text, empty = (torch.randn(LATENT, device=device) for _ in range(3))
+    sigma = torch.ones(BATCH, device=device)
+    noise = NoiseLevel(1.0, sigma.reshape(-1, 1, 1, 1), "sample")
+    predictions = Predictions(x, text, empty, noise, sigma, 7.0)
+    return session.ratio(predictions, [Placement("positive", None, weight)], [Placement("negative")])
 
 
 SETTINGS = {
@@ -47,7 +49,7 @@ SETTINGS = {
 @pytest.mark.parametrize("settings", SETTINGS.values(), ids=SETTINGS)
 def test_an_evaluation_never_waits(settings, tokens, budget):
     run = Run()
-    session = Session(settings, Collection(budget_mib=budget, soft_maps=True), run)
+    session = Session(settings, Collection(budget_mib=budget, soft_maps=True), run, word_weights={1: 1.5})
     weight = torch.rand(*LATENT[2:], device="meta")
     with Waits() as waits:
         for _ in range(2):

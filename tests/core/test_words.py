@@ -1,14 +1,20 @@
 """Words and their labels; word weights as text."""
 
+from dataclasses import replace
+
 import pytest
 
-from scfg_core import SettingsError
-from scfg_core.words import PromptTokens, labels_of, parse_weights
+from scfg_core import Prompt, SettingsError, labels_of, parse_weights
 
-PROMPT = PromptTokens(
-    first_label=10,
-    texts=("<start>", "a", "red", "hippopotamus", "hippopotamus", "and", "a", "red", "hat", "<end>"),
-    words=(-1, 0, 1, 2, 2, 3, 4, 5, 6, -1),
+
+def prompt(first_label, texts, words):
+    return replace(Prompt.plain("cond", len(texts), texts=texts, words=words), first_label=first_label)
+
+
+PROMPT = prompt(
+    10,
+    ("<start>", "a", "red", "hippopotamus", "hippopotamus", "and", "a", "red", "hat", "<end>"),
+    (-1, 0, 1, 2, 2, 3, 4, 5, 6, -1),
 )
 
 
@@ -31,12 +37,12 @@ def test_a_phrase_has_the_labels_of_its_tokens(phrase, labels):
 
 
 def test_a_word_is_found_in_every_entry():
-    other = PromptTokens(20, ("<start>", "hat"), (-1, 0))
+    other = prompt(20, ("<start>", "hat"), (-1, 0))
     assert labels_of("hat", [PROMPT, other]) == (18, 21)
 
 
 def test_numbered_tokens_have_no_words():
-    assert PromptTokens.unnamed(0, 3).spelled() == []
+    assert Prompt.plain("cond", 3).words_with_labels() == []
 
 
 def test_weights_are_read():

@@ -7,8 +7,8 @@ from diffusers.models.attention_processor import Attention
 from torch import Tensor, nn
 
 from scfg_core import Grid, LayerMaps, Segmentation, Settings, segment
-from scfg_core.hosts.diffusers.unet import find_blocks
-from scfg_core.layers import choose_layers
+from scfg_core.collect.layers import choose_layers
+from scfg_core.hosts.diffusers.models import find_blocks
 
 
 def context(images: int, tokens: int = 7) -> Tensor:

@@ -9,11 +9,9 @@ from diffusers import DPMSolverMultistepScheduler
 from diffusers.models.attention_processor import AttnProcessor2_0, SlicedAttnProcessor
 from torch import nn
 
-from scfg_core import PRESETS, Grid, ScfgError, Segmentation, Settings, ratio_map, rescale
+from scfg_core import PRESETS, Grid, Note, Prompt, ScfgError, Segmentation, Settings, ratio_map, rescale
 from scfg_core.hosts.diffusers import scfg
-from scfg_core.hosts.diffusers.attachment import NO_GUIDANCE
-from scfg_core.session import OUT_OF_MEMORY, REUSED, Collection
-from scfg_core.words import PromptTokens
+from scfg_core.run.session import Collection
 
 from .loop import context, noise, sample, stored_segmentation
 from .states import state
@@ -90,7 +88,7 @@ def test_a_call_without_guidance_passes_untouched(unet, scheduler, scale, rows):
     plain = unet(*call).sample
     with scfg(unet, guidance_scale=scale, scheduler=scheduler) as run:
         assert torch.equal(unet(*call).sample, plain)
-    assert run.notes == [NO_GUIDANCE]
+    assert run.notes == [Note.NO_GUIDANCE.text]
     assert not run.evaluations
 
 
@@ -135,7 +133,7 @@ def test_a_second_sampling_starts_afresh(unet, scheduler):
         assert torch.equal(sample(unet, scheduler, context(1), noise(1)), first)
     assert [each.index for each in run.evaluations] == [0, 1, 2]
     assert [each.fresh for each in run.evaluations] == [True, False, True]
-    assert REUSED not in run.notes
+    assert Note.REUSED.text not in run.notes
 
 
 def test_an_error_inside_leaves_nothing_behind(unet, scheduler):
@@ -154,11 +152,11 @@ def test_running_out_of_memory_is_plain_cfg_and_said_once(unet, scheduler, monke
     def full(*_, **__):
         raise RuntimeError("not enough memory: you tried to allocate memory")
 
-    monkeypatch.setattr("scfg_core.ways.head_mean_attention", full)
-    monkeypatch.setattr("scfg_core.ways.MatrixFree", full)
+    monkeypatch.setattr("scfg_core.collect.operators.head_mean_attention", full)
+    monkeypatch.setattr("scfg_core.collect.operators.MatrixFree", full)
     with scfg(unet, guidance_scale=5, scheduler=scheduler) as run:
         assert torch.equal(sample(unet, scheduler, context(1), noise(1)), plain)
-    assert run.notes == [OUT_OF_MEMORY]
+    assert run.notes == [Note.OUT_OF_MEMORY.text]
 
 
 @pytest.mark.parametrize("where", ["watching._split_heads", "attachment.rescale", "attachment.count_predicted"])
@@ -219,12 +217,13 @@ def test_word_weights_change_their_region_only(unet, scheduler):
 
 
 def test_the_run_knows_its_words_and_layers(unet, scheduler):
-    words = PromptTokens(0, ("<start>", "horse"), (-1, 0))
-    with scfg(unet, guidance_scale=5, scheduler=scheduler, tokens=words) as run:
+    texts = ("<start>", "horse", *["<pad>"] * 5)
+    prompt = Prompt.plain("cond", 7, (0,), texts, (-1, 0, *[-1] * 5))
+    with scfg(unet, guidance_scale=5, scheduler=scheduler, prompt=prompt) as run:
         sample(unet, scheduler, context(1), noise(1), steps=1)
-    assert run.tokens == [words]
+    assert run.prompts == [prompt]
     assert run.closed
-    assert run.facts["layers"] == [
+    assert list(run.layers) == [
         "down_blocks.1.attentions.0.transformer_blocks.0",
         "mid_block.attentions.0.transformer_blocks.0",
         "up_blocks.1.attentions.0.transformer_blocks.0",

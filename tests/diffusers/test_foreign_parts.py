@@ -5,10 +5,8 @@ import torch
 from diffusers.models.attention_processor import AttnProcessor, IPAdapterAttnProcessor2_0
 from torch import nn
 
-from scfg_core import Grid, Settings
+from scfg_core import Grid, Note, Settings
 from scfg_core.hosts.diffusers import scfg
-from scfg_core.hosts.diffusers.attachment import CHANGED
-from scfg_core.session import NO_MAPS
 
 from .loop import context, noise, sample, stored_segmentation
 from .states import state
@@ -45,7 +43,7 @@ def test_a_processor_that_never_asks_the_projections_is_not_seen_and_this_is_sai
     plain = sample(unet, scheduler, context(1), noise(1))
     with scfg(unet, guidance_scale=5, scheduler=scheduler) as run:
         assert torch.equal(sample(unet, scheduler, context(1), noise(1)), plain)
-    assert run.notes == [NO_MAPS]
+    assert run.notes == [Note.NO_MAPS.text]
 
 
 def ip_adapter(unet):
@@ -148,11 +146,11 @@ def test_layers_that_attend_to_merged_patches_are_left_out(unet, scheduler):
     with scfg(unet, guidance_scale=5, scheduler=scheduler) as run:
         sample(unet, scheduler, context(1), noise(1))
     assert merged
-    assert run.notes == [CHANGED]
+    assert run.notes == [Note.LAYER_SKIPPED.text]
     assert len(run.evaluations) == 3
     assert all(each.fresh for each in run.evaluations)
     unet.set_attn_processor(Merging())
     plain = sample(unet, scheduler, context(1), noise(1))
     with scfg(unet, guidance_scale=5, scheduler=scheduler) as run:
         assert torch.equal(sample(unet, scheduler, context(1), noise(1)), plain)
-    assert run.notes == [CHANGED, NO_MAPS]
+    assert run.notes == [Note.LAYER_SKIPPED.text, Note.NO_MAPS.text]

@@ -5,9 +5,8 @@ import torch
 from diffusers import DDPMScheduler, DPMSolverMultistepScheduler
 from diffusers.models.attention_processor import AttnAddedKVProcessor, SlicedAttnAddedKVProcessor
 
-from scfg_core import PRESETS, Grid, ScfgError, Settings, ratio_map, rescale
+from scfg_core import PRESETS, Grid, Note, ScfgError, Settings, ratio_map, rescale
 from scfg_core.hosts.diffusers import scfg
-from scfg_core.hosts.diffusers.attachment import NOT_A_PAIR
 
 from .loop import joint_segmentation
 from .tiny import WIDTH, floyd_unet, make, random, sample
@@ -53,7 +52,7 @@ def test_conditional_half_is_rescaled_as_the_stored_maps_say(scheduler, preset, 
     ratio = ratio_map(cond - uncond, expected, settings, 5.0)
     with scfg(unet, settings, guidance_scale=5, scheduler=scheduler) as run:
         got = unet(**call).sample
-    assert run.facts["layers"] == CHOSEN
+    assert list(run.layers) == CHOSEN
     assert not run.notes
     assert torch.equal(run.evaluations[0].labels.long(), expected.labels)
     assert len(expected.labels.unique()) > 1
@@ -115,7 +114,7 @@ def test_two_pictures_without_guidance_are_no_cfg(kind):
     plain = sample(pipe, kind, **call)
     with scfg(pipe, guidance_scale=7) as run:
         assert torch.equal(sample(pipe, kind, **call), plain)
-        assert run.notes == [NOT_A_PAIR]
+        assert run.notes == [Note.NOT_A_PAIR.text]
         assert not run.evaluations
         sample(pipe, kind)
         assert len(run.evaluations) == 3
@@ -134,12 +133,12 @@ def test_layers_that_see_the_text_alone_are_left_out_or_not_propagated(scheduler
     mixed = unet_of(1, only_cross_attention=(False, False, True), mid_block_only_cross_attention=True)
     with scfg(mixed, guidance_scale=5, scheduler=scheduler) as run:
         mixed(**call)
-    assert all(mixed.get_submodule(name).to_k is not None for name in run.facts["layers"])
+    assert all(mixed.get_submodule(name).to_k is not None for name in run.layers)
     blind = unet_of(1, only_cross_attention=True)
     raw = blind(**call).sample
     with scfg(blind, guidance_scale=5, scheduler=scheduler) as run:
         assert not torch.equal(blind(**call).sample, raw)
-    assert run.facts["layers"] == CHOSEN
+    assert list(run.layers) == CHOSEN
     assert not run.notes
     with scfg(blind, Settings(power_weights=(1,)), guidance_scale=5, scheduler=scheduler) as same:
         blind(**call)

@@ -4,9 +4,8 @@ import pytest
 import torch
 from diffusers import StableDiffusionInstructPix2PixPipeline, StableDiffusionPAGPipeline
 
-from scfg_core import Settings
+from scfg_core import Note, Settings
 from scfg_core.hosts.diffusers import scfg
-from scfg_core.hosts.diffusers.attachment import NO_GUIDANCE, NOT_A_PAIR
 
 from .loop import context, noise
 from .tiny import GAMMA, KINDS, WIDTH, arguments, make, names_its_scale, random
@@ -21,7 +20,7 @@ def test_two_pictures_on_a_bare_unet_are_no_cfg(unet, scheduler):
     with scfg(unet, guidance_scale=5, scheduler=scheduler) as run:
         raw = [unet(two, t, context(1)).sample for t in scheduler.timesteps]
         unet(pair, 900, context(1))
-    assert run.notes == [NOT_A_PAIR]
+    assert run.notes == [Note.NOT_A_PAIR.text]
     assert len(run.evaluations) == 1
     for t, expected in zip(scheduler.timesteps, raw, strict=True):
         assert torch.equal(unet(two, t, context(1)).sample, expected)
@@ -50,7 +49,7 @@ def test_three_copies_are_no_cfg(cls, images):
     with scfg(pipe) as run:
         assert torch.equal(pipe(**call).images, plain)
     assert not run.evaluations
-    assert run.notes == ([NOT_A_PAIR] if edits and images == 2 else [NO_GUIDANCE])
+    assert run.notes == ([Note.NOT_A_PAIR.text] if edits and images == 2 else [Note.NO_GUIDANCE.text])
 
 
 def test_without_guidance_a_pipeline_of_two_pictures_is_left_alone():
@@ -59,7 +58,7 @@ def test_without_guidance_a_pipeline_of_two_pictures_is_left_alone():
     call["generator"].manual_seed(3)
     with scfg(pipe) as run:
         assert torch.equal(pipe(**call).images, plain)
-    assert run.notes == [NO_GUIDANCE]
+    assert run.notes == [Note.NO_GUIDANCE.text]
 
 
 @pytest.mark.parametrize("kind", ["SD 1.5", "XL", "IF I"])

@@ -21,7 +21,7 @@ from diffusers import (
 
 from scfg_core import ScfgError
 from scfg_core.hosts.diffusers import scfg
-from scfg_core.hosts.diffusers.noise import Schedule
+from scfg_core.hosts.diffusers.schedule import Schedule
 
 from ..core.waits import Waits
 from .loop import context, noise, sample

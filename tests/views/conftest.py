@@ -3,8 +3,8 @@
 import pytest
 import torch
 
-from scfg_core.trace import Evaluation, Run
-from scfg_core.words import PromptTokens
+from scfg_core import Prompt
+from scfg_core.run.record import Evaluation, Run
 
 TEXTS = ("<start>", "astro", "astro", "<b>", "<end>", "<pad>", "<pad>")
 WORDS = (-1, 0, 0, 1, -1, -1, -1)
@@ -30,7 +30,7 @@ def run() -> Run:
     labels = torch.randint(0, 7, (2, 4, 6), generator=torch.Generator().manual_seed(0))
     labels[0, :2] = 1
     labels[0, 0, :2] = 2
-    made = Run(tokens=[PromptTokens(0, TEXTS, WORDS)], schedule=(3.0, 2.0, 1.0, 0.0))
+    made = Run(prompts=[Prompt.plain("cond", len(TEXTS), (0,), TEXTS, WORDS)], schedule=(3.0, 2.0, 1.0, 0.0))
     for index in range(3):
         made.add(evaluation(index, labels.roll(index, 2), 1 + 0.5 * (labels % 2 - 0.5).float()))
     made.close()

@@ -7,8 +7,9 @@ import pytest
 import torch
 
 import views
-from scfg_core.trace import Run
-from scfg_core.words import PromptTokens
+from scfg_core import Prompt
+from scfg_core.prompt import number_labels
+from scfg_core.run.record import Run
 from views.canvas import GAP, enlarge, frame
 from views.chart import ticks
 from views.curves import region_norms, spread
@@ -49,28 +50,32 @@ def test_a_word_keeps_its_colour_whatever_the_step_shows(run):
     assert {owner.text: owner.colour for owner in owners_of(run)} == colours
 
 
+def prompt(*words):
+    return Prompt.plain("cond", len(words), (), words, range(len(words)))
+
+
 def test_little_words_take_their_colours_last():
-    words = PromptTokens(0, ("a", "horse", "on", "grass"), (0, 1, 2, 3))
-    colours = {owner.text: owner.colour for owner in owners_of(Run(tokens=[words]))}
+    words = prompt("a", "horse", "on", "grass")
+    colours = {owner.text: owner.colour for owner in owners_of(Run(prompts=[words]))}
     assert [colours[word] for word in ("horse", "grass", "a", "on")] == list(WORDS[:4])
 
 
 def test_colour_names_get_their_own_colour():
-    words = PromptTokens(0, ("horse", "red", "sky", "Blue", "red"), (0, 1, 2, 3, 4))
-    colours = [owner.colour for owner in owners_of(Run(tokens=[words]))][:5]
+    words = prompt("horse", "red", "sky", "Blue", "red")
+    colours = [owner.colour for owner in owners_of(Run(prompts=[words]))][:5]
     assert colours[1] == WORDS[5]
     assert colours[3] == WORDS[4]
     assert len(set(colours)) == 5
 
 
 def test_repeated_words_and_a_second_prompt_are_told_apart():
-    prompts = [PromptTokens(0, ("a", "a"), (0, 1)), PromptTokens(2, ("a",), (0,))]
-    named = [(owner.text, owner.labels) for owner in owners_of(Run(tokens=prompts))]
+    prompts = number_labels([prompt("a", "a"), prompt("a")])
+    named = [(owner.text, owner.labels) for owner in owners_of(Run(prompts=prompts))]
     assert named == [("a", (0,)), ("a (2)", (1,)), ("a (3)", (2,)), ("no prompt", (-1,))]
 
 
 def test_without_words_tokens_are_numbered(run):
-    run.tokens = []
+    run.prompts = []
     assert [owner.text for owner in owners_of(run)][:2] == ["token 0", "token 1"]
 
 

@@ -1,7 +1,7 @@
 """The two verbs on a ComfyUI model: `observe` and `guide`.
 
 Both return a clone of the ModelPatcher whose wrappers share one `Attachment`; the order of the two does not
-matter, the last of each kind wins, and there is one trace per model. The state of a run lives in that run's own
+matter, the last of either kind wins, and there is one trace per model. The state of a run lives in that run's own
 copy of the model options (`run.SamplingRun`), so nothing stays behind after an error or an interrupt.
 """
 
@@ -10,14 +10,15 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
-from ...session import Collection
-from ...settings import Settings
-from ...trace import Evaluation, Run, Trace
+from ...method.settings import Settings
+from ...run.record import Evaluation, Run
+from ...run.session import Collection
+from ...run.trace import Trace
 from .run import KEY, SamplingRun
 
 
 class Listener(Protocol):
-    """Someone who wants to hear of a model's runs; called on the sampling thread, which must not wait."""
+    """Receives the events of a model's runs, on the sampling thread, which must not wait."""
 
     def evaluated(self, run: Run, evaluation: Evaluation) -> None:
         """An evaluation was recorded; its tensors are still on the device."""
@@ -32,10 +33,10 @@ class Listener(Protocol):
 class Attachment:
     """What our nodes asked of a model.
 
-    settings      None = only watch.
+    settings      None = only observe.
     collection    None = as the settings say.
     word_weights  words or phrases of the prompt → factor on their regions' guidance.
-    listeners     who hears of the runs.
+    listeners     receive the events of the runs.
     """
 
     settings: Settings | None = None
@@ -48,7 +49,7 @@ class Attachment:
 def observe(
     model: Any, collection: Collection, listener: Listener | None = None, trace: Trace | None = None
 ) -> tuple[Any, Trace]:
-    """A clone of `model` that watches its attention, and its trace. The picture stays bit-identical."""
+    """A clone of `model` whose attention is observed, and its trace. The image stays bit-identical."""
     return _attach(model, {"collection": collection}, listener, trace)
 
 
@@ -91,7 +92,7 @@ class _Wrappers:
         collection = attachment.collection or Collection()
         try:
             run = SamplingRun(guider, settings, collection, attachment.word_weights, sigmas, self._evaluated)
-        except Exception:  # whatever happens to us, the picture is made
+        except Exception:  # S-CFG never fails a generation
             logging.exception("S-CFG could not begin: plain CFG")
             return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
         options = guider.model_options.setdefault("transformer_options", {})
@@ -103,22 +104,22 @@ class _Wrappers:
             run.end()
         try:
             attachment.trace.add(run.finished(output))
-        except Exception:  # the picture is there, whatever becomes of its record
+        except Exception:  # the image is there, whatever becomes of its record
             logging.exception("S-CFG could not keep the record of its run")
             return output
-        self._tell(lambda listener: listener.finished(run.record, run.status()))
+        self._notify(lambda listener: listener.finished(run.record, run.status()))
         return output
 
     def _evaluated(self, run: Run, evaluation: Evaluation) -> None:
-        self._tell(lambda listener: listener.evaluated(run, evaluation))
+        self._notify(lambda listener: listener.evaluated(run, evaluation))
 
-    def _tell(self, news: Callable[[Listener], None]) -> None:
-        """A listener that fails is heard of in the log; the picture goes on."""
+    def _notify(self, event: Callable[[Listener], None]) -> None:
+        """An error in a listener goes to the log; sampling goes on."""
         for listener in self._attachment.listeners:
             try:
-                news(listener)
+                event(listener)
             except Exception:
-                logging.exception("S-CFG could not tell a node of its run")
+                logging.exception("S-CFG: an error in a listener")
 
     def predict_noise(self, executor, x, timestep, model_options=None, seed=None):
         model_options = model_options or {}
@@ -146,7 +147,7 @@ class _Wrappers:
         options = dict(transformer_options or {})
         run = options.pop(KEY, None)
         if run is not None:
-            options = run.watched(x, c_crossattn, options)
+            options = run.watched(x, c_crossattn, options) or options
         return executor(x, t, c_concat, c_crossattn, control, options, **kw)
 
 

@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from ...guidance import combine, rescale
+from ...method.guidance import combine, rescale
 
 
 class CfgSlot:

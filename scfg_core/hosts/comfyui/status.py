@@ -1,21 +1,18 @@
-"""What a finished run says of itself, in one line."""
+"""What a finished run reports, in one line."""
 
-from ...trace import Run
+from ...run.notes import Note
+from ...run.record import Run
 
 
 def status_line(record: Run, guided: bool) -> str:
     """One line for the user, once the record is closed; `guided`: whether S-CFG changed the guidance at all."""
     notes = "; ".join(record.notes)
-    if not record.evaluations:
-        return f"S-CFG inactive: {notes or 'nothing was sampled'}"
     facts = record.facts
-    grids = " + ".join(str(grid) for grid in facts["grids"])
-    parts = [f"{facts['layers']} layers", f"grids {grids}", f"{facts['tokens']} tokens"]
-    parts.append(_counted(facts["entries"], "entry", "entries"))
-    parts.append(f"mean γ {record.mean_guidance():.1f}" if guided else "guidance untouched")
-    state = "active" if guided else "watching"
+    if not record.evaluations or facts is None:
+        return f"S-CFG inactive: {notes or Note.NOTHING_SAMPLED.text}"
+    grids = " + ".join(str(grid) for grid in facts.grids)
+    parts = [f"{facts.layers} layers", f"grids {grids}", f"{facts.tokens} tokens"]
+    parts.append("1 prompt" if facts.prompts == 1 else f"{facts.prompts} prompts")
+    parts.append(f"mean γ {record.mean_guidance():.1f}" if guided else "guidance unchanged")
+    state = "active" if guided else "observing"
     return f"S-CFG {state}: {', '.join(parts)}" + (f" ({notes})" if notes else "")
-
-
-def _counted(number: int, one: str, many: str) -> str:
-    return f"{number} {one if number == 1 else many}"

@@ -1,4 +1,4 @@
-"""The words of a prompt, as ComfyUI's tokenizers cut it: the text of the whole word behind every token."""
+"""The words of a prompt, as ComfyUI's tokenizers split it: the text of the whole word behind every token."""
 
 import re
 from collections.abc import Sequence
@@ -13,7 +13,8 @@ _END_OF_WORD, _BEGINNING_OF_WORD = "</w>", "▁"
 def words_of_prompt(clip: Any, text: str) -> dict[str, Any]:
     """What to put on a CONDITIONING of `text`: (texts, words) of every token, and the START of every chunk.
 
-    Empty where the tokenizer does not say which tokens are words; everything works without it, tokens are numbered.
+    Empty where the tokenizer does not tell which tokens are words; everything works without, and tokens are
+    numbered.
     """
     tokenized = clip.tokenize(text, return_word_ids=True)
     chunks = next(iter(tokenized.values())) if isinstance(tokenized, dict) else tokenized
@@ -62,11 +63,12 @@ def _words(pieces: Sequence[str | None], ids: Sequence[int]) -> list[int]:
 
 
 class _Embeddings:
-    """The names of a prompt's embeddings; one keeps its name across chunks, those that the host lacks have none."""
+    """The names of a prompt's embeddings; one keeps its name across chunks, those that the host does not have get
+    none."""
 
     def __init__(self, clip: Any, text: str) -> None:
-        cutters = [each for each in vars(clip.tokenizer).values() if hasattr(each, "_try_get_embedding")]
-        loaders = [each for each in cutters if getattr(each, "embedding_directory", None) is not None]
+        tokenizers = [part for part in vars(clip.tokenizer).values() if hasattr(part, "_try_get_embedding")]
+        loaders = [part for part in tokenizers if getattr(part, "embedding_directory", None) is not None]
         names = _EMBEDDING.findall(text)
         if loaders:
             names = [name for name in names if loaders[0]._try_get_embedding(name)[0] is not None]
@@ -74,7 +76,7 @@ class _Embeddings:
         self._known: dict[int, str] = {}
 
     def name(self, word_id: int) -> str:
-        """Of the embedding whose vectors have this word id of the host's."""
+        """Name of the embedding whose vectors have this word id."""
         if word_id not in self._known:
             self._known[word_id] = next(self._names, "embedding")
         return self._known[word_id]

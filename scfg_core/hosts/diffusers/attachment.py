@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakSet
 
@@ -10,45 +10,48 @@ import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from ...collector import Entry, Rows
-from ...entries import chunk_starts
-from ...errors import ScfgError, expect
+from ...collect.calls import LayerCall, Rows
+from ...errors import ScfgError
 from ...grid import Grid
-from ...guidance import rescale, std_correction
-from ...segmentation import Segmentation
-from ...session import Collection, Moment, Placement, Session
-from ...settings import Settings
-from ...trace import Run
+from ...method.guidance import rescale
+from ...method.segment import Segmentation
+from ...method.settings import Settings
+from ...prompt import Prompt
+from ...run.guard import guarded
+from ...run.notes import Note
+from ...run.record import Run
+from ...run.session import Collection, Placement, Predictions, Session
+from ..clip import chunk_starts
 from .layout import count_predicted, is_pair
-from .noise import NoiseLevel, Schedule
-from .unet import JointLayer, Layer
+from .models import JointLayer, Layer
+from .models.unet import Form
+from .schedule import Schedule
 
 COND, UNCOND = "cond", "uncond"
-NO_GUIDANCE = "calls at a scale of 1 or less, or on an odd batch, are no guidance: S-CFG did nothing there"
-NOT_A_PAIR = "the halves of a batch were not the same pictures, so this was no CFG: S-CFG did nothing there"
-NO_TEXT = "a call without encoder_hidden_states has no text to attend to: S-CFG did nothing there"
-CHANGED = "some layers attended to other rows or patches than their own (merged or tiled): they were left out"
 
 _attached: WeakSet[nn.Module] = WeakSet()
 
 
 @dataclass(frozen=True)
 class _Call:
-    """A guided call of the U-Net that is under way. `rows` is empty where its attention need not be observed."""
+    """A guided call of the U-Net that is under way."""
 
     sample: Tensor
     tokens: int
-    noise: NoiseLevel
-    moment: Moment
-    rows: tuple[Rows, ...]
-    left_out: set[str] = field(default_factory=set)
+    time: float
+    scale: float
+
+    @property
+    def rows(self) -> tuple[Rows, Rows]:
+        half = len(self.sample) // 2
+        return Rows(UNCOND, slice(0, half)), Rows(COND, slice(half, 2 * half))
 
 
 @dataclass
 class Attachment:
-    """S-CFG on `unet`; use it in a `with` statement, or call `detach()`. `scfg` makes it and says what is what.
+    """S-CFG on `unet`; use it in a `with` statement, or call `detach()`. `scfg` makes it and explains its fields.
 
-    scale, std_share, scheduler  γ, `guidance_rescale` φ and the scheduler, asked at every call.
+    scale, scheduler  γ and the scheduler, asked at every call.
     """
 
     unet: nn.Module
@@ -56,10 +59,10 @@ class Attachment:
     settings: Settings
     collection: Collection
     scale: Callable[[], float]
-    std_share: Callable[[], float]
     scheduler: Callable[[], Any]
+    prompt: Prompt | None = None
     start_tokens: Sequence[int] | None = None
-    word_weights: Mapping[int, float] | None = None
+    word_weights: Mapping[str, float] | Mapping[int, float] | None = None
     resegment: Callable[[Segmentation], Segmentation] | None = None
     _hooks: list[RemovableHandle] = field(default_factory=list)
     _call: _Call | None = None
@@ -73,13 +76,9 @@ class Attachment:
         self._session = self._new_session()
 
     def _new_session(self) -> Session:
-        return Session(self.settings, self.collection, self.run, resegment=self._regions)
-
-    def _regions(self, found: Segmentation) -> Segmentation:
-        """The caller's own regions, where there are any; a prompt without START has none that could say nothing."""
-        if self.start_tokens is not None and not self.start_tokens:
-            found = replace(found, has_foreground=None)
-        return found if self.resegment is None else self.resegment(found)
+        return Session(
+            self.settings, self.collection, self.run, word_weights=self.word_weights, resegment=self.resegment
+        )
 
     def __enter__(self) -> Run:
         return self.run
@@ -89,7 +88,8 @@ class Attachment:
 
     def attach(self, layers: Sequence[Layer]) -> None:
         """Hook the U-Net and these layers. Raises `ScfgError` where S-CFG is attached already."""
-        expect(self.unet not in _attached, ScfgError, "a U-Net without S-CFG", "one that has it", "detach it first")
+        if self.unet in _attached:
+            raise ScfgError("expected a U-Net without S-CFG, got one that has it: detach it first")
         _attached.add(self.unet)
         if self.start_tokens is None and isinstance(layers[0], JointLayer):
             self.start_tokens = ()
@@ -115,22 +115,15 @@ class Attachment:
         self._session.end_evaluation()
         self.run.close()
 
-    def wanted(self) -> bool:
-        """Whether q and k of the call under way are to be observed."""
-        return self._call is not None and bool(self._call.rows) and not self._session.exhausted
+    def observing(self) -> bool:
+        """Whether q and k of the call under way are wanted."""
+        return self._call is not None and self._session.observing
 
-    def feed(self, kind: str, layer: str, q: Tensor, k: Tensor, grid: Grid, **more: Any) -> None:
-        """Hand a layer's q and k to the collector."""
+    def observe(self, layer: str, form: Form, q: Tensor, k: Tensor, grid: Grid, scale: float) -> None:
+        """Hand a layer's q and k to the session."""
         call = self._call
-        assert call is not None
-        keys = {"observe_self": grid.area, "observe_cross": call.tokens, "observe_joint": call.tokens + grid.area}
-        rows = len(call.sample)
-        if (q.shape[0], q.shape[2], k.shape[0], k.shape[2]) != (rows, grid.area, rows, keys[kind]):
-            call.left_out.add(layer)
-            self.run.note(CHANGED)
-        if layer in call.left_out:
-            return
-        getattr(self._session.collector, kind)(layer, q, k, call.rows, grid, **more)
+        if call is not None:
+            self._session.observe(LayerCall(layer, q, k, call.rows, grid, form(call.tokens, grid), scale))
 
     def give_up(self, error: Exception) -> None:
         """Plain CFG for the rest of the sampling."""
@@ -142,13 +135,24 @@ class Attachment:
         given = dict(zip(("sample", "timestep", "encoder_hidden_states"), args, strict=False)) | kwargs
         sample, text, scale = given["sample"], given.get("encoder_hidden_states"), self.scale()
         if text is None:
-            self.run.note(NO_TEXT)
+            self.run.note(Note.NO_TEXT)
         elif scale <= 1 or len(sample) % 2:
-            self.run.note(NO_GUIDANCE)
+            self.run.note(Note.NO_GUIDANCE)
         elif not self._advance(given["timestep"], sample):
-            self.run.note(NOT_A_PAIR)
+            self.run.note(Note.NOT_A_PAIR)
         else:
-            self._begin(sample, text.shape[1], scale)
+            self._call = _Call(sample, text.shape[1], self._time, scale)
+            self._session.begin({UNCOND: self._prompt("uncond"), COND: self._prompt("cond")})
+
+    def _prompt(self, branch: Any) -> Prompt:
+        """The prompt of the call under way: as the caller described it, where the number of tokens is the same."""
+        tokens = 0 if self._call is None else self._call.tokens
+        if branch == "cond" and self.prompt is not None and self.prompt.num_tokens == tokens:
+            known = self.prompt
+        else:
+            known = Prompt.plain(branch, tokens, ())
+        starts = chunk_starts(tokens) if self.start_tokens is None else tuple(self.start_tokens)
+        return Prompt.plain(branch, tokens, starts, known.texts, known.words)
 
     def _advance(self, timestep: Any, sample: Tensor) -> bool:
         """Keep track of the sampling; whether it is one under CFG, which is asked once for a sampling and shape.
@@ -173,51 +177,38 @@ class Attachment:
             self.run.schedule = schedule.sigmas()
         return self._pair
 
-    def _begin(self, sample: Tensor, tokens: int, scale: float) -> None:
-        assert self._schedule is not None
-        half = len(sample) // 2
-        starts = chunk_starts(tokens) if self.start_tokens is None else tuple(self.start_tokens)
-        entries = {UNCOND: Entry("uncond", tokens, starts), COND: Entry("cond", tokens, starts)}
-        rows = (Rows(UNCOND, slice(0, half)), Rows(COND, slice(half, 2 * half)))
-        noise = self._schedule.level(self._time)
-        moment = Moment(noise.sigma, scale, self.settings.active_at(noise.progress))
-        self._call = _Call(sample, tokens, noise, moment, rows if self._session.begin(entries) else ())
-
     @torch.no_grad()
     def _after(self, unet: nn.Module, args: tuple[Any, ...], output: Any) -> Any:
         """The output with its conditional half rescaled; None leaves it as it is."""
         call, self._call = self._call, None
         if call is None:
             return None
-        try:
-            guided = self._guided(call, output[0])
-        except Exception as error:
-            self.give_up(error)
-            return None
-        finally:
-            self._session.end_evaluation()
+        guided = self._guided(call, output[0])
+        self._session.end_evaluation()
         if guided is None:
             return None
         return (guided, *output[1:]) if isinstance(output, tuple) else type(output)(**{**output, "sample": guided})
 
+    @guarded
     def _guided(self, call: _Call, predicted: Tensor) -> Tensor | None:
-        """[ε(x, ∅); ε'], times what keeps `guidance_rescale` right; a learned variance stays as it is."""
+        """[ε(x, ∅); ε'] in the network's terms; a learned variance stays as it is."""
+        schedule = self._schedule
+        if schedule is None:
+            return None
         channels = count_predicted(self.unet, self.scheduler(), call.sample.shape[1], predicted.shape[1])
         uncond, cond = predicted[:, :channels].chunk(2)
-        ratio = self._session.ratio(
-            cond - uncond,
-            call.noise.epsilon(call.sample.chunk(2)[0][:, :channels], uncond),
-            call.moment,
-            [Placement(COND)],
-            [Placement(UNCOND)],
-            epsilon_unit=call.noise.epsilon_unit,
-            word_weights=self.word_weights,
+        noise = schedule.level(call.time)
+        predictions = Predictions(
+            x=call.sample.chunk(2)[0][:, :channels],
+            cond=cond,
+            uncond=uncond,
+            noise=noise,
+            sigma=noise.sigma,
+            guidance_scale=call.scale,
+            active=self.settings.active_at(schedule.progress(call.time)),
         )
+        ratio = self._session.ratio(predictions, [Placement(COND)], [Placement(UNCOND)])
         if ratio is None:
             return None
-        changed, share = rescale(cond, uncond, ratio), self.std_share()
-        guided = torch.cat((uncond, changed))
-        if share > 0:
-            factor = std_correction(cond, changed, uncond, call.moment.guidance_scale, share)
-            guided = (guided * torch.cat((factor, factor))).to(guided.dtype)
+        guided = torch.cat((uncond, rescale(cond, uncond, ratio)))
         return torch.cat((guided, predicted[:, channels:]), dim=1)

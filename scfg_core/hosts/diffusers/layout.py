@@ -7,9 +7,9 @@ from torch import Tensor, nn
 
 
 def is_pair(sample: Tensor) -> bool:
-    """Whether the two halves of a batch (2·B, C, H, W) are the same pictures, as in every CFG batch; waits once.
+    """Whether the two halves of a batch (2·B, C, H, W) are the same images, as in every CFG batch; waits once.
 
-    Two pictures without CFG, or three copies of an even number of them, are not.
+    Two images without CFG, or three copies of an even number of them, are not.
     """
     return len(sample) % 2 == 0 and torch.equal(*sample.chunk(2))
 
@@ -17,9 +17,10 @@ def is_pair(sample: Tensor) -> bool:
 def count_predicted(unet: nn.Module, scheduler: Any, given: int, out: int) -> int:
     """How many of a U-Net's `out` channels are its prediction; the rest is a learned variance.
 
-    given  channels of what went in: the noisy picture first, then masks or pictures that condition it.
+    given  channels of what went in: the noisy image first, then masks or images that condition it.
 
-    Half of `out` where the scheduler's variance is learned; at most `given` where it says nothing. DeepFloyd's
+    Half of `out` where the scheduler's variance is learned; at most `given` where the scheduler does not tell.
+    DeepFloyd's
     second stage takes (noisy, upscaled) and gives (prediction, variance), whatever scheduler it runs with.
     """
     learned = str(scheduler.config.get("variance_type", "")).startswith("learned")

@@ -1,0 +1,73 @@
+"""What an evaluation's layers add up to, prompt by prompt: their propagated columns, fused after the last layer."""
+
+import threading
+from collections.abc import Hashable, Mapping
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from ..errors import ShapeError
+from ..grid import Grid
+from ..method.fusion import Columns, LayerFusion, TokenMaps, columns_of_branch, select_columns
+from ..method.settings import Settings
+from ..prompt import Prompt
+from .calls import Rows
+
+
+class PromptSums:
+    """Sums over the layers of one evaluation; may be added to from several threads at once."""
+
+    def __init__(self, settings: Settings, prompts: Mapping[Any, Prompt]) -> None:
+        self._settings = settings
+        self._prompts = dict(prompts)
+        self._lock = threading.Lock()
+        self._fusions: dict[tuple[Hashable, int, Columns], LayerFusion] = {}
+
+    def prompt(self, key: Hashable) -> Prompt:
+        """The prompt `key`. Raises `ShapeError` where it was not declared."""
+        if key not in self._prompts:
+            raise ShapeError(f"expected rows of {list(self._prompts)}, got {key!r}: declare the prompt in begin()")
+        return self._prompts[key]
+
+    def columns(self, part: Rows, cross: Tensor) -> dict[Columns, Tensor]:
+        """The columns (b, n, …) of C (b, n, L) that the prompt's branch needs, in its order."""
+        prompt = self.prompt(part.prompt)
+        return {kind: select_columns(cross, kind, prompt) for kind in self._kinds(prompt)}
+
+    def add(self, part: Rows, propagated: Mapping[Columns, Tensor], grid: Grid) -> None:
+        """Add one layer's propagated columns; the tensors are kept."""
+        with self._lock:
+            for kind, maps in propagated.items():
+                key = (part.prompt, part.first_image, kind)
+                self._fusions.setdefault(key, LayerFusion(self._settings, kind)).add(maps, grid)
+
+    def token_maps(self, key: Hashable) -> TokenMaps:
+        """What Eq. 9 needs of a prompt."""
+        return self._fused(key, self._kinds(self.prompt(key))[0])
+
+    def foreground_maps(self, key: Hashable) -> TokenMaps:
+        """What Eq. 14 needs of a prompt."""
+        return self._fused(key, self._kinds(self.prompt(key))[-1])
+
+    def layers_seen(self, key: Hashable) -> int:
+        """How many layers were summed for a prompt."""
+        return max((fusion.layers for (prompt, *_), fusion in self._fusions.items() if prompt == key), default=0)
+
+    def grids_seen(self) -> tuple[Grid, ...]:
+        """Grids of the layers that were summed, largest first."""
+        seen = {grid for fusion in self._fusions.values() for grid in fusion.grids}
+        return tuple(sorted(seen, key=lambda grid: -grid.area))
+
+    def _kinds(self, prompt: Prompt) -> tuple[Columns, ...]:
+        return columns_of_branch(prompt.branch, self._settings)
+
+    def _fused(self, key: Hashable, kind: Columns) -> TokenMaps:
+        parts = [
+            (image, fusion) for (prompt, image, of), fusion in self._fusions.items() if (prompt, of) == (key, kind)
+        ]
+        if not parts:
+            raise ShapeError(f"expected maps of prompt {key!r}, got none: observe its rows first")
+        maps = [fusion.result() for _, fusion in sorted(parts, key=lambda pair: pair[0])]
+        values = torch.cat([part.values.to(maps[0].values.device) for part in maps])
+        return TokenMaps(values, maps[0].grid, maps[0].renormalised)

@@ -1,0 +1,91 @@
+"""The attention maps of a diffusers U-Net in one call."""
+
+from dataclasses import dataclass, field
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
+
+from ...collect.layers import LayerChoice, choose_layers
+from ...errors import ShapeError
+from ...grid import Grid
+from ...method.attention import head_mean_attention
+from ...method.segment import LayerMaps
+from .models import find_layers
+from .models.unet import Form
+
+
+def collect_maps(
+    unet: nn.Module,
+    sample: Tensor,
+    timestep: Any,
+    encoder_hidden_states: Tensor,
+    *,
+    layers: LayerChoice = "auto",
+    added_cond_kwargs: dict[str, Any] | None = None,
+) -> list[LayerMaps]:
+    """Run a UNet2DConditionModel once and return the maps of its chosen layers (Eq. 8), first to last.
+
+    sample                 (B, C, H, W), as `unet(sample, timestep, encoder_hidden_states)` takes it.
+    encoder_hidden_states  (B, L, d) text embeddings of all B rows.
+    layers                 of the two deepest levels with attention: "all", the "last" three of each, or "auto".
+    added_cond_kwargs      what SDXL takes beside the text.
+
+    S (B, n, n) and C (B, n, L) are fp32, averaged over heads; where text and image are attended to jointly they are
+    two blocks of columns of one softmax. Raises `ShapeError` where the module is no text-conditioned U-Net, or a
+    layer attends to other rows or patches than its own.
+    """
+    found = find_layers(unet)
+    chosen = choose_layers([layer.info for layer in found], layers)
+    sink = _Maps(encoder_hidden_states.shape[1])
+    hooks: list[RemovableHandle] = []
+    try:
+        for layer in found:
+            if layer.info.name in chosen:
+                for hook in layer.watch(sink):
+                    hooks.append(hook)
+        with torch.no_grad():
+            more = {} if added_cond_kwargs is None else {"added_cond_kwargs": added_cond_kwargs}
+            unet(sample, timestep, encoder_hidden_states=encoder_hidden_states, **more)
+    finally:
+        for hook in hooks:
+            hook.remove()
+    return [sink.layer_maps(name) for name in chosen]
+
+
+@dataclass
+class _Maps:
+    """Keeps the maps of every layer that it is shown."""
+
+    tokens: int
+    _self: dict[str, Tensor] = field(default_factory=dict)
+    _cross: dict[str, Tensor] = field(default_factory=dict)
+    _grids: dict[str, Grid] = field(default_factory=dict)
+
+    def observing(self) -> bool:
+        return True
+
+    def observe(self, layer: str, form: Form, q: Tensor, k: Tensor, grid: Grid, scale: float) -> None:
+        layout = form(self.tokens, grid)
+        expected, given = (grid.area, layout.keys), (q.shape[2], k.shape[2])
+        if given != expected:
+            raise ShapeError(
+                f"expected (queries, keys) {expected} in {layer}, got {given}: remove what merges or tiles tokens"
+            )
+        maps = head_mean_attention(q, k, scale=scale)
+        if layout.image:
+            self._self[layer] = maps[:, :, layout.image.start : layout.image.stop]
+        if layout.text:
+            self._cross[layer] = maps[:, :, layout.text.start : layout.text.stop]
+        self._grids[layer] = grid
+
+    def give_up(self, error: Exception) -> None:
+        raise error
+
+    def layer_maps(self, layer: str) -> LayerMaps:
+        if layer not in self._cross:
+            raise ShapeError(
+                f"expected attention to text in {layer}, got none: its processor bypasses the layer's projections"
+            )
+        return LayerMaps(self._self.get(layer), self._cross[layer], self._grids[layer])

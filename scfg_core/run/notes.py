@@ -1,0 +1,139 @@
+"""Notes to the user: what a sampling run reports, why, and what to do about it.
+
+The tables of messages in the README and the help pages are made from this enum.
+"""
+
+from enum import Enum
+
+
+class Note(Enum):
+    """One sentence of a status line or of `Run.notes`.
+
+    text    the sentence, lower case, without a full stop; `{…}` are fields of `str.format`.
+    cause   why it appears.
+    remedy  what the user can do.
+    """
+
+    def __init__(self, text: str, cause: str, remedy: str) -> None:
+        self.text = text
+        self.cause = cause
+        self.remedy = remedy
+
+    # The whole run is plain CFG: "S-CFG inactive: …"
+
+    CFG_ONE = (
+        "cfg is 1; there is no guidance to scale",
+        "At cfg 1 the sampler does not compute the unconditional prediction.",
+        "Raise cfg in the sampler.",
+    )
+    NOT_A_UNET = (
+        "the model is not a U-Net with text cross-attention (SD 1.x, SD 2.x, SDXL)",
+        "Flux, SD 3 and video models are not supported yet.",
+        "Use an SD 1.x, SD 2.x or SDXL checkpoint.",
+    )
+    NOT_AN_IMAGE = (
+        "the latent is not an image (B, C, H, W)",
+        "Video and audio latents are not supported.",
+        "Sample an image latent.",
+    )
+    NO_CFG_FUNCTION = (
+        "this guider bypasses the CFG function (PerpNeg, Basic, …)",
+        "The guider combines the predictions with its own formula.",
+        "Use KSampler or CFGGuider.",
+    )
+    UNKNOWN_PROMPTS = (
+        "this guider passes prompts to the CFG function that it did not evaluate together",
+        "S-CFG cannot match the predictions to the attention maps.",
+        "Use KSampler or CFGGuider.",
+    )
+    TILED = (
+        "another node splits the image into tiles",
+        "The attention of a tile does not describe the whole image.",
+        "Turn off tiling of the U-Net.",
+    )
+    CONTEXT_WINDOWS = (
+        "context windows split the run into slices",
+        "The attention of a slice does not describe the whole latent.",
+        "Remove the context windows node.",
+    )
+    AMBIGUOUS = (
+        "two prompt entries are the same conditioning",
+        "The same conditioning is combined with itself, so its attention maps cannot be told apart.",
+        "Encode the prompt twice.",
+    )
+    NO_MAPS = (
+        "no attention maps were observed; using plain CFG",
+        "Another node or an attention processor replaces the attention of the U-Net.",
+        "Bypass it, or use plain CFG.",
+    )
+    NOTHING_SAMPLED = (
+        "nothing was sampled",
+        "The run had no steps.",
+        "Set at least one step.",
+    )
+
+    # The run is guided, with a limitation: remarks behind "S-CFG active: …"
+
+    LAYER_SKIPPED = (
+        "skipped a layer whose tokens, batch rows or mask are changed (HyperTile, ToMe, attention couple, …)",
+        "Another node or processor changes what this layer attends to.",
+        "Nothing to do: the other layers are used.",
+    )
+    NO_FOREGROUND = (
+        "START does not separate the foreground; the benchmark is the whole image",
+        "Normal with a zeroed negative prompt (ConditioningZeroOut).",
+        "Nothing to do, or encode a negative prompt.",
+    )
+    REUSED = (
+        "some evaluations had no attention maps; reusing the last regions",
+        "A cache such as EasyCache or TeaCache skips calls of the U-Net.",
+        "Nothing to do.",
+    )
+    NOT_FINITE = (
+        "some attention maps or predictions were not finite; using plain CFG there",
+        "The model returns NaN or infinity, often in half precision.",
+        "Run the model in bf16 or fp32.",
+    )
+    UNRECORDED = (
+        "an evaluation could not be recorded and is missing from the views (see the log)",
+        "Recording failed. The image is still guided.",
+        "Please report the lines in the log.",
+    )
+    UNCOMPILED = (
+        "torch.compile is bypassed while attention is observed",
+        "Code compiled by ComfyUI's node cannot be observed.",
+        "Nothing to do: the model runs at uncompiled speed.",
+    )
+    UNKNOWN_WORD = (
+        "the prompt has no word {word!r} to weight",
+        "The word is not in the prompt, or the prompt was not encoded with S-CFG Text Encode.",
+        "Check the spelling, and encode the prompt with S-CFG Text Encode.",
+    )
+    OUT_OF_MEMORY = (
+        "S-CFG ran out of memory; falling back to plain CFG",
+        "The attention maps do not fit beside the model.",
+        "Lower memory_budget in S-CFG Attention, or the image size.",
+    )
+    INTERNAL_ERROR = (
+        "internal S-CFG error; falling back to plain CFG: {error!r}",
+        "A bug in S-CFG. The image is finished with plain CFG.",
+        "Please report the lines in the log.",
+    )
+
+    # diffusers only
+
+    NO_GUIDANCE = (
+        "the guidance scale is 1 or less, or the batch is odd; S-CFG skipped these calls",
+        "The call is not classifier-free guidance, or it is PAG.",
+        "Set guidance_scale above 1.",
+    )
+    NOT_A_PAIR = (
+        "the two halves of the batch are different images; S-CFG skipped these calls",
+        "The batch is not [unconditional; conditional]: several images without CFG, or InstructPix2Pix.",
+        "Call the U-Net on [unconditional; conditional] rows of the same images.",
+    )
+    NO_TEXT = (
+        "the U-Net was called without encoder_hidden_states; S-CFG skipped these calls",
+        "There is no text to attend to.",
+        "Pass encoder_hidden_states.",
+    )
