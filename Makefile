@@ -5,6 +5,9 @@ COMFYUI_PATH ?= $(HOME)/comfy/ComfyUI
 HOST_PYTHON ?= $(firstword $(wildcard $(COMFYUI_PATH)/.venv/bin/python $(COMFYUI_PATH)/venv/bin/python))
 ENVIRONMENT = .venv/ready
 RUN = .venv/bin/python
+# Tests that need the host's Python: the host itself, and a browser.
+HOST_TESTS = tests/comfyui
+WEB_TESTS = tests/web tests/evaluation/preference/test_browser.py
 
 .PHONY: demo test test-core test-host test-web lint bench clean
 .NOTPARALLEL:
@@ -19,22 +22,22 @@ test: test-host test-web test-core
 test-core test-host test-web: export OMP_NUM_THREADS = 1
 
 test-core: $(ENVIRONMENT)
-	$(RUN) -m pytest tests --ignore=tests/comfyui --ignore=tests/web
+	$(RUN) -m pytest tests $(addprefix --ignore=,$(HOST_TESTS) $(WEB_TESTS))
 
 test-host:
 	@if [ -f "$(COMFYUI_PATH)/comfyui_version.py" ] && [ -n "$(HOST_PYTHON)" ]; then \
 		echo "Host tests: ComfyUI at $(COMFYUI_PATH)"; \
-		COMFYUI_PATH="$(COMFYUI_PATH)" "$(HOST_PYTHON)" -m pytest tests/comfyui; \
+		COMFYUI_PATH="$(COMFYUI_PATH)" "$(HOST_PYTHON)" -m pytest $(HOST_TESTS); \
 	else \
-		echo "SKIPPED: host tests (tests/comfyui): no ComfyUI with a .venv or venv at $(COMFYUI_PATH); set COMFYUI_PATH and HOST_PYTHON"; \
+		echo "SKIPPED: host tests ($(HOST_TESTS)): no ComfyUI with a .venv or venv at $(COMFYUI_PATH); set COMFYUI_PATH and HOST_PYTHON"; \
 	fi
 
 test-web:
 	@if [ -n "$(HOST_PYTHON)" ]; then \
 		echo "Browser tests: ComfyUI at $(COMFYUI_PATH)"; \
-		COMFYUI_PATH="$(COMFYUI_PATH)" "$(HOST_PYTHON)" -m pytest tests/web; \
+		COMFYUI_PATH="$(COMFYUI_PATH)" "$(HOST_PYTHON)" -m pytest $(WEB_TESTS); \
 	else \
-		echo "SKIPPED: browser tests (tests/web): no ComfyUI with a .venv or venv at $(COMFYUI_PATH); set COMFYUI_PATH and HOST_PYTHON"; \
+		echo "SKIPPED: browser tests ($(WEB_TESTS)): no ComfyUI with a .venv or venv at $(COMFYUI_PATH); set COMFYUI_PATH and HOST_PYTHON"; \
 	fi
 
 lint: $(ENVIRONMENT)

@@ -14,6 +14,7 @@ DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 def main() -> None:
     options = parse()
+    options.dtype = DTYPES.get(options.dtype)
     torch.set_num_threads(options.threads)
     if options.device != "cpu":
         torch.cuda.set_device(torch.device(options.device).index or 0)
@@ -24,28 +25,30 @@ def main() -> None:
 def parse() -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m benchmarks", description="What S-CFG costs, in ratios.")
     parser.add_argument("benchmark", nargs="?", choices=sorted(BENCHMARKS), help="none: backends, then host")
-    parser.add_argument("--full", action="store_true", help="more sizes; host: the latents of real images")
-    parser.add_argument("--pairs", type=int, help="interleaved measurements of each (default 5; host --full: 1)")
-    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, …")
-    parser.add_argument("--dtype", choices=sorted(DTYPES), help="default: what the model is run with there")
-    parser.add_argument("--threads", type=int, default=1, help="of a CPU; one gives the steadiest ratios")
-    parser.add_argument("--out", type=Path, default=Path("out/benchmarks"), help="folder of the JSON files")
-    parser.add_argument("--no-naive", action="store_true", help="leave the naive version out")
-    parser.add_argument("--memory-only", action="store_true", help="host: count bytes, time nothing")
-    parser.add_argument("--model", action="append", choices=["sd15", "sdxl"], help="host: only this one")
+    parser.add_argument("--full", action="store_true", help="more sizes; host: latents of usual image sizes")
     parser.add_argument(
-        "--latent", type=int, action="append", help="host: sides of the latents, instead of its own"
+        "--pairs", type=int, help="interleaved measurements per variant (default 5; host --full: 1)"
     )
-    parser.add_argument("--checkpoint", type=Path, help="layers: a checkpoint of yours (needs ComfyUI)")
-    parser.add_argument("--prompt", action="append", help="layers, update: a prompt; may be given several times")
-    parser.add_argument("--steps", type=int, help="layers, update: steps of each sampling")
+    parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, …")
+    parser.add_argument("--dtype", choices=sorted(DTYPES), help="default: the usual one of the model and device")
+    parser.add_argument("--threads", type=int, default=1, help="CPU threads; one gives the steadiest ratios")
+    parser.add_argument("--out", type=Path, default=Path("out/benchmarks"), help="folder of the JSON files")
+    parser.add_argument("--no-naive", action="store_true", help="skip the naive version")
+    parser.add_argument("--memory-only", action="store_true", help="host: count bytes only")
+    parser.add_argument("--model", action="append", choices=["sd15", "sdxl"], help="host: only this model")
+    parser.add_argument(
+        "--latent", type=int, action="append", help="host: side of the latent, instead of the defaults"
+    )
+    parser.add_argument("--checkpoint", type=Path, help="layers: your own checkpoint (needs ComfyUI)")
+    parser.add_argument("--prompt", action="append", help="layers, update: a prompt; can be repeated")
+    parser.add_argument("--steps", type=int, help="layers, update: sampling steps")
     return parser.parse_args()
 
 
 def backends(options: argparse.Namespace) -> None:
     from . import backends
 
-    dtype = DTYPES[options.dtype or ("fp32" if options.device == "cpu" else "fp16")]
+    dtype = options.dtype or (torch.float32 if options.device == "cpu" else torch.float16)
     rows = backends.run(options.full, dtype, options.device, options.pairs or 5, not options.no_naive)
     report.show("Backends that apply S, one block of 1 + 1 rows", rows, backends.COLUMNS)
     report.save(options.out / "backends.json", "backends", rows, clock.machine(options.device))
@@ -62,7 +65,7 @@ def overhead(options: argparse.Namespace) -> None:
 def budget(options: argparse.Namespace) -> None:
     from . import budget
 
-    rows = budget.run(DTYPES[options.dtype or "bf16"])
+    rows = budget.run(options.dtype or torch.bfloat16)
     report.show("Layers of large images inside 256 MiB", rows, budget.COLUMNS)
     report.save(options.out / "budget.json", "budget", rows, clock.machine("cpu"))
 

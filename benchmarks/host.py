@@ -121,8 +121,6 @@ def by_layers(
 
 
 def main(options: argparse.Namespace) -> None:
-    from .__main__ import DTYPES
-
     kind = comfyui if comfyui.start(options.device) is None else on_diffusers
     problem = kind.start(options.device)
     if problem:
@@ -133,7 +131,7 @@ def main(options: argparse.Namespace) -> None:
     rows: list[dict[str, Any]] = []
     facts = clock.machine(options.device) | kind.facts()
     for name in options.model or MODELS:
-        dtype = DTYPES[options.dtype or ("fp16" if not cpu else "fp32" if name == "sd15" else "bf16")]
+        dtype = options.dtype or (torch.float16 if not cpu else torch.float32 if name == "sd15" else torch.bfloat16)
         meter = Meter(options.device)
         host = kind.Host(name, dtype, options.device, meter)
         meter.listen(host.watched)

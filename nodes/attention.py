@@ -1,4 +1,4 @@
-"""S-CFG Attention: watches the U-Net's attention, and changes nothing."""
+"""S-CFG Attention: records the U-Net's attention and changes nothing."""
 
 from comfy_api.latest import io
 
@@ -14,8 +14,8 @@ class SCFGAttention(io.ComfyNode):
         return schema(
             node_id="SCFGAttention",
             display_name="S-CFG Attention",
-            description="Watches which word each part of the picture attends to, at every step. The picture stays "
-            "the same, bit for bit. Needed only to choose how maps are collected: S-CFG Guidance brings its own.",
+            description="Records which word each part of the image attends to, at every step. The image stays the "
+            "same, bit for bit. Only needed to choose how maps are collected: S-CFG Guidance collects its own.",
             search_aliases=["attention map", "segmentation", "semantic guidance", "DAAM", "scfg"],
             inputs=[
                 io.Model.Input("model", tooltip="A Stable Diffusion 1.x, 2.x or SDXL model."),
@@ -24,20 +24,21 @@ class SCFGAttention(io.ComfyNode):
                     default=4,
                     min=1,
                     max=8,
-                    tooltip="R of the paper: how many times self-attention spreads a word over its region.",
+                    tooltip="R in the paper: how many times self-attention spreads a word over its region.",
                 ),
                 io.Boolean.Input(
                     "self_attention",
                     default=True,
-                    tooltip="Off: cross-attention alone, as it comes. The regions get ragged; for comparison.",
+                    tooltip="Off: cross-attention alone. The regions become ragged; for comparison.",
                 ),
                 advanced(
                     io.Combo,
                     "layers",
                     options=["auto", "all", "last"],
                     default="auto",
-                    tooltip="Layers of the two deepest levels that have attention: all of them, the last three of "
-                    "each level, or auto: all of a level with at most six layers, else its last three (SDXL).",
+                    tooltip="Which attention layers of the two deepest levels to use. all: every layer. last: the "
+                    "last three of each level. auto: all layers of a level with at most six, otherwise its last "
+                    "three (SDXL).",
                 ),
                 advanced(
                     io.Int,
@@ -46,8 +47,8 @@ class SCFGAttention(io.ComfyNode):
                     min=16,
                     max=65536,
                     step=16,
-                    tooltip="MiB that one layer may take. A layer that needs more is computed without its map: "
-                    "slower, with the same result.",
+                    tooltip="Maximum memory per layer, in MiB. A layer that needs more is computed without storing "
+                    "its attention map: slower, with the same result.",
                 ),
                 advanced(
                     io.Int,
@@ -55,25 +56,25 @@ class SCFGAttention(io.ComfyNode):
                     default=1,
                     min=1,
                     max=100,
-                    tooltip="Collect maps at every k-th evaluation; between them the last regions serve. "
-                    "The scales are fresh at every evaluation.",
+                    tooltip="Collect maps at every k-th evaluation and reuse the last regions in between. The "
+                    "scales are computed at every evaluation.",
                 ),
                 advanced(
                     io.Boolean,
                     "record_soft_maps",
                     default=False,
                     optional=True,
-                    tooltip="Keep the soft map of every word at every step, and the words of the negative prompt: "
-                    "for masks of single steps. Costs 2 bytes a token and patch: about 0.2 MB a step for SD 1.5 at "
-                    "1024², 5 MB a step for SDXL with 154 tokens at 2048².",
+                    tooltip="Keep the soft map of every token at every step, for masks of single steps. The maps "
+                    "of the negative prompt are no longer kept. Uses 2 bytes per token and patch: about 0.2 MB per "
+                    "step for SD 1.5 at 1024², 5 MB per step for SDXL with 154 tokens at 2048².",
                 ),
             ],
             outputs=[
-                io.Model.Output(display_name="model", tooltip="The model, watched."),
-                TraceType.Output(display_name="trace", tooltip="What the runs of this model leave behind."),
+                io.Model.Output(display_name="model", tooltip="The model, with its attention recorded."),
+                TraceType.Output(display_name="trace", tooltip="Record of the sampling runs of this model."),
             ],
             hidden=[io.Hidden.unique_id],
-            not_idempotent=True,  # else the host gives one node's outputs, and with them its listener, to another
+            not_idempotent=True,  # the host would share outputs, listener included, between equal nodes
         )
 
     @classmethod

@@ -1,4 +1,4 @@
-"""What the nodes share: types of their own, fields that only newer hosts take, and the status that a user sees."""
+"""Shared by all nodes: custom types, fields of newer hosts, and the status of a finished run."""
 
 import inspect
 import logging
@@ -19,49 +19,49 @@ ResultType = io.Custom("SCFG_RESULT")
 WordWeightsType = io.Custom("SCFG_WORD_WEIGHTS")
 
 
-def taken_by(constructor: Callable[..., Any], **fields: Any) -> dict[str, Any]:
-    """The fields that this host's constructor knows; older hosts raise TypeError for the others."""
-    known = inspect.signature(constructor).parameters
-    return {name: value for name, value in fields.items() if name in known}
+def supported_kwargs(constructor: Callable[..., Any], **kwargs: Any) -> dict[str, Any]:
+    """The arguments that this host's constructor accepts; older hosts raise TypeError for the others."""
+    parameters = inspect.signature(constructor).parameters
+    return {name: value for name, value in kwargs.items() if name in parameters}
 
 
 def advanced(kind: Any, *args: Any, **fields: Any) -> Any:
-    """An input that is rarely used: folded away where the host can do that."""
-    return kind.Input(*args, **fields, **taken_by(kind.Input.__init__, advanced=True))
+    """A rarely used input, collapsed where the host supports it."""
+    return kind.Input(*args, **fields, **supported_kwargs(kind.Input.__init__, advanced=True))
 
 
 def schema(*, search_aliases: list[str], **fields: Any) -> io.Schema:
     """An `io.Schema` in our category."""
-    return io.Schema(category=CATEGORY, **fields, **taken_by(io.Schema, search_aliases=search_aliases))
+    return io.Schema(category=CATEGORY, **fields, **supported_kwargs(io.Schema, search_aliases=search_aliases))
 
 
 _TRACES: OrderedDict[str, Trace] = OrderedDict()
-_KEPT_TRACES = 32
+_MAX_TRACES = 32
 
 
 def trace_of_node(node_id: str | None) -> Trace:
-    """The trace of a node: the same one when the host runs the node again after it dropped the node's outputs.
+    """The trace of a node, kept when the host runs the node again after dropping its outputs.
 
-    The host may do that under memory pressure while the sampler's latent stays cached; its run is then still here.
+    The host drops them under memory pressure while the sampler's latent stays cached; its run is then still found.
     """
     if node_id is None:
         return Trace()
     trace = _TRACES.pop(node_id, None) or Trace()
     _TRACES[node_id] = trace
-    while len(_TRACES) > _KEPT_TRACES:
+    while len(_TRACES) > _MAX_TRACES:
         _TRACES.popitem(last=False)
     return trace
 
 
 class NodeStatus:
-    """Tells each finished run's status to the log, and to the node `node_id` where a browser is open."""
+    """Sends the status of every finished run to the log, and to the node `node_id` if a browser is open."""
 
     def __init__(self, node_id: str | None, remark: str = "") -> None:
         self._node_id = node_id
         self._remark = remark
 
     def evaluated(self, run: Run, evaluation: Evaluation) -> None:
-        """The status speaks of whole runs."""
+        """Nothing to do: the status describes a whole run."""
 
     def finished(self, run: Run, status: str) -> None:
         from server import PromptServer
@@ -74,7 +74,7 @@ class NodeStatus:
 
 
 class NodeListener:
-    """All that a node tells of its model's runs: their status, and the live view."""
+    """Reports a model's runs on its node: their status and the live view."""
 
     def __init__(self, node_id: str | None, remark: str = "") -> None:
         self._listeners = (NodeStatus(node_id, remark), LiveView(node_id))

@@ -6,7 +6,7 @@ from ..scfg_core.run.agreement import agreement
 from ..scfg_core.run.record import Run
 from ..views import curves
 from .common import ResultType, schema
-from .pictures import batch_input, image_at, result_input, shown
+from .images import batch_input, image_at, result_input, with_preview
 
 
 class SCFGCurves(io.ComfyNode):
@@ -16,7 +16,8 @@ class SCFGCurves(io.ComfyNode):
             node_id="SCFGCurves",
             display_name="S-CFG Curves",
             description="The paper's Figure 1: the norm of the classifier score ‖ε(c) − ε(∅)‖ of every region over "
-            "the steps, before and after S-CFG, and that of the diffusion score. The last step's regions.",
+            "the steps, before and after S-CFG, and the norm of the diffusion score. Uses the regions of the last "
+            "step.",
             search_aliases=["norm", "plot", "figure", "scfg"],
             inputs=[
                 result_input(),
@@ -24,17 +25,17 @@ class SCFGCurves(io.ComfyNode):
                 ResultType.Input(
                     "compare_with",
                     optional=True,
-                    tooltip="Result of a second run with the same seed and prompt, to see how far its regions "
-                    "agree. Two models that S-CFG Attention only watches, with other layers or update_every, see "
-                    "the same latents.",
+                    tooltip="Result of a second run with the same seed and prompt, to measure how far the regions "
+                    "agree. Runs with S-CFG Attention alone see the same latents, whatever their layers and "
+                    "update_every.",
                 ),
             ],
             outputs=[
                 io.Image.Output(display_name="image", tooltip="The curves with their legend."),
                 io.String.Output(
                     display_name="agreement",
-                    tooltip="Share of patches with the same label, and with the same foreground, as in "
-                    "compare_with: all images, all evaluations that both runs have. Empty without it.",
+                    tooltip="Fraction of patches with the same label, and with the same foreground, as in "
+                    "compare_with, over all images and all evaluations of both runs. Empty without compare_with.",
                 ),
             ],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
@@ -43,6 +44,6 @@ class SCFGCurves(io.ComfyNode):
 
     @classmethod
     def execute(cls, result: Run, batch_index: int, compare_with: Run | None = None) -> io.NodeOutput:
-        agreed = "" if compare_with is None else str(agreement(result, compare_with))
-        caption = agreed and f"agreement with the other run: {agreed}"
-        return shown(cls, curves(result, image=image_at(result, batch_index), caption=caption), agreed)
+        text = "" if compare_with is None else str(agreement(result, compare_with))
+        caption = text and f"agreement with the other run: {text}"
+        return with_preview(cls, curves(result, image=image_at(result, batch_index), caption=caption), text)

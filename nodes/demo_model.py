@@ -1,4 +1,4 @@
-"""S-CFG Demo Model: the small model that comes with the pack."""
+"""S-CFG Demo Model: the small bundled model."""
 
 from comfy_api.latest import io
 
@@ -11,17 +11,14 @@ class SCFGDemoModel(io.ComfyNode):
         return schema(
             node_id="SCFGDemoModel",
             display_name="S-CFG Demo Model",
-            description="A small model of coloured shapes that comes with the pack: runs on a CPU in seconds, with "
-            "no download. Use an empty latent of 256×256, and prompts like “a red circle and a blue square”.",
+            description="A small bundled model that draws coloured shapes. Runs on a CPU in seconds, with no "
+            "download. Use an empty latent of 256×256 and prompts such as “a red circle and a blue square”.",
             search_aliases=["demo", "example", "test model", "scfg"],
             inputs=[],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The U-Net: 32×32 pixels, v-prediction."),
-                io.Clip.Output(
-                    display_name="clip",
-                    tooltip="Its text encoder; a word that it does not know is an error.",
-                ),
-                io.Vae.Output(display_name="vae", tooltip="Enlarges the model's pixels eightfold."),
+                io.Clip.Output(display_name="clip", tooltip="Its text encoder. Unknown words are an error."),
+                io.Vae.Output(display_name="vae", tooltip="Upscales the output of the model 8×."),
             ],
         )
 

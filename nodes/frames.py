@@ -1,4 +1,4 @@
-"""One evaluation as a small JSON value for the live view: the page draws it."""
+"""One evaluation as a small JSON message for the live view, which draws it."""
 
 from base64 import b64encode
 from io import BytesIO
@@ -13,39 +13,41 @@ from ..views.palette import diverging
 from ..views.scale_map import span_of
 
 LOSSLESS_SIDE = 64
-"""Previews up to this size go as PNG: they are small, and are shown enlarged."""
+"""Previews up to this side length are sent as PNG: they are small and shown enlarged."""
 
 RAMP = diverging(np.linspace(-1, 1, 7)).tolist()
-LONGEST_WORD = 80
+MAX_WORD_LENGTH = 80
 THOUSANDTHS = 1000
 
 
 def frame_of(run: Run, evaluation: Evaluation, image: int = 0) -> dict[str, Any]:
-    """A frame from an evaluation whose tensors are on the CPU.
+    """A frame of an evaluation whose tensors are on the CPU.
 
-    grid     [h, w]; labels: base64 of h·w uint16, the number of the owner in `words`.
-    ratios   base64 of h·w uint16, r in thousandths; ramp, span: colours over −span…span of log r.
-    words    text, colour, area 0…1 and mean γ·r of every owner, the largest first.
-    preview  data URL of the predicted picture, or None.
+    grid     [h, w].
+    labels   base64 of h·w uint16: index of the patch's owner in `words`.
+    ratios   base64 of h·w uint16: r in thousandths.
+    ramp     colours over −span…span of log r.
+    words    text, colour, area 0…1 and mean γ·r of every owner, largest area first.
+    preview  data URL of the predicted image, or None.
     """
     shares = shares_of([evaluation], owners_of(run), image)
     labels, ratio = evaluation.labels[image].numpy(), evaluation.ratio[image].numpy()
-    numbers = np.zeros(labels.shape, dtype=np.uint16)
-    for number, share in enumerate(shares):
-        numbers[share.owner.mask(labels)] = number
+    indices = np.zeros(labels.shape, dtype=np.uint16)
+    for index, share in enumerate(shares):
+        indices[share.owner.mask(labels)] = index
     return {
         "index": evaluation.index,
         "step": run.step_of(evaluation),
         "steps": max(1, len(run.schedule) - 1),
         "scale": evaluation.guidance_scale,
         "grid": list(labels.shape),
-        "labels": _packed(numbers),
-        "ratios": _packed(np.clip(np.nan_to_num(ratio, nan=1.0) * THOUSANDTHS, 0, 65535).round()),
+        "labels": _encode(indices),
+        "ratios": _encode(np.clip(np.nan_to_num(ratio, nan=1.0) * THOUSANDTHS, 0, 65535).round()),
         "ramp": RAMP,
         "span": span_of(ratio),
         "words": [
             {
-                "text": share.owner.text[:LONGEST_WORD],
+                "text": share.owner.text[:MAX_WORD_LENGTH],
                 "colour": list(share.owner.colour),
                 "area": share.area,
                 "scale": share.scale,
@@ -56,13 +58,13 @@ def frame_of(run: Run, evaluation: Evaluation, image: int = 0) -> dict[str, Any]
     }
 
 
-def _packed(values: np.ndarray) -> str:
+def _encode(values: np.ndarray) -> str:
     return b64encode(values.astype("<u2").tobytes()).decode()
 
 
-def _data_url(picture: np.ndarray) -> str:
+def _data_url(image: np.ndarray) -> str:
     """RGB uint8 (3, H, W) → data URL."""
-    kind = "PNG" if max(picture.shape[1:]) <= LOSSLESS_SIDE else "JPEG"
+    format = "PNG" if max(image.shape[1:]) <= LOSSLESS_SIDE else "JPEG"
     file = BytesIO()
-    Image.fromarray(np.ascontiguousarray(picture.transpose(1, 2, 0))).save(file, kind)
-    return f"data:image/{kind.lower()};base64,{b64encode(file.getvalue()).decode()}"
+    Image.fromarray(np.ascontiguousarray(image.transpose(1, 2, 0))).save(file, format)
+    return f"data:image/{format.lower()};base64,{b64encode(file.getvalue()).decode()}"

@@ -1,4 +1,4 @@
-"""S-CFG Guidance: gives every region of the picture its own guidance scale."""
+"""S-CFG Guidance: gives every region of the image its own guidance scale."""
 
 from dataclasses import replace
 from typing import Any
@@ -10,7 +10,7 @@ from ..scfg_core.hosts.comfyui import guide
 from .common import NodeListener, TraceType, WordWeightsType, advanced, schema, trace_of_node
 
 CUSTOM = "custom"
-_ONLY_CUSTOM = " Read by the preset “custom” only."
+_ONLY_CUSTOM = " Used only by the preset “custom”."
 
 
 class SCFGGuidance(io.ComfyNode):
@@ -19,9 +19,10 @@ class SCFGGuidance(io.ComfyNode):
         return schema(
             node_id="SCFGGuidance",
             display_name="S-CFG Guidance",
-            description="Guides every region of the picture as strongly as the foreground on average, in place of "
-            "one CFG scale for all. Segments the latent at each step by the model's own attention; no training, no "
-            "extra model. Put it between the model and the sampler, in any order with other patches.",
+            description="Gives every region of the image its own CFG scale, so that all regions are guided as "
+            "strongly as the foreground. Segments the latent at each step with the model's own attention: no "
+            "training, no extra model. Place it between the model and the sampler, in any order with other "
+            "patches.",
             search_aliases=["S-CFG", "semantic CFG", "semantic-aware guidance", "CFG", "guidance", "scfg"],
             inputs=[
                 io.Model.Input("model", tooltip="A Stable Diffusion 1.x, 2.x or SDXL model."),
@@ -31,7 +32,7 @@ class SCFGGuidance(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="How far the scales move from the plain CFG scale. 0 is plain CFG, bit for bit.",
+                    tooltip="How far the region scales move from the CFG scale. 0 is plain CFG, bit for bit.",
                 ),
                 io.Float.Input(
                     "start_percent",
@@ -39,7 +40,7 @@ class SCFGGuidance(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Where in the schedule S-CFG begins to act; 0 is the first step.",
+                    tooltip="Point in the schedule where S-CFG starts; 0 is the first step.",
                 ),
                 io.Float.Input(
                     "end_percent",
@@ -47,28 +48,28 @@ class SCFGGuidance(io.ComfyNode):
                     min=0.0,
                     max=1.0,
                     step=0.01,
-                    tooltip="Where in the schedule S-CFG stops acting; 1 is the last step.",
+                    tooltip="Point in the schedule where S-CFG stops; 1 is the last step.",
                 ),
                 io.Combo.Input(
                     "preset",
                     options=[*PRESETS, CUSTOM],
                     default="default",
-                    tooltip="default: for pictures. paper: the equations as printed. authors: equal to the "
-                    "authors' code. custom: the settings below; the other presets do not read them.",
+                    tooltip="default: recommended. paper: the equations as printed. authors: matches the authors' "
+                    "code. custom: uses the settings below, which the other presets ignore.",
                 ),
                 *_custom_inputs(),
                 WordWeightsType.Input(
                     "word_weights",
                     optional=True,
-                    tooltip="Factors on the guidance of single words, from S-CFG Word Weights.",
+                    tooltip="Guidance factors for single words, from S-CFG Word Weights.",
                 ),
             ],
             outputs=[
-                io.Model.Output(display_name="model", tooltip="The model, guided by region."),
-                TraceType.Output(display_name="trace", tooltip="What the runs of this model leave behind."),
+                io.Model.Output(display_name="model", tooltip="The model, guided region by region."),
+                TraceType.Output(display_name="trace", tooltip="Record of the sampling runs of this model."),
             ],
             hidden=[io.Hidden.unique_id],
-            not_idempotent=True,  # else the host gives one node's outputs, and with them its listener, to another
+            not_idempotent=True,  # the host would share outputs, listener included, between equal nodes
         )
 
     @classmethod
@@ -84,23 +85,23 @@ class SCFGGuidance(io.ComfyNode):
     ) -> io.NodeOutput:
         settings = Settings(**custom) if preset == CUSTOM else Settings.preset(preset)
         settings = replace(settings, strength=strength, start=start_percent, end=end_percent)
-        unread = preset != CUSTOM and any(getattr(Settings(), name) != value for name, value in custom.items())
-        remark = f" [preset {preset}: the settings below it are not read]" if unread else ""
+        ignored = preset != CUSTOM and any(getattr(Settings(), name) != value for name, value in custom.items())
+        remark = f" [preset {preset}: the settings below it are ignored]" if ignored else ""
         listener = NodeListener(cls.hidden.unique_id, remark)
         trace = trace_of_node(cls.hidden.unique_id)
         return io.NodeOutput(*guide(model, settings, word_weights, listener, trace))
 
 
 def _custom_inputs() -> list[Any]:
-    """The widgets below the preset, in the order of `Settings`; all optional, so that old workflows still load."""
+    """Widgets below the preset, in the order of `Settings`; all optional, so that old workflows still load."""
     return [
         io.Combo.Input(
             "benchmark",
             options=["foreground", "all"],
             default="foreground",
             optional=True,
-            tooltip="What all regions are brought to: the foreground's guidance, or the whole picture's."
-            + _ONLY_CUSTOM,
+            tooltip="Target for all regions: the mean guidance of the foreground, or of the whole "
+            "image." + _ONLY_CUSTOM,
         ),
         io.Float.Input(
             "ratio_min",
@@ -109,7 +110,7 @@ def _custom_inputs() -> list[Any]:
             max=1.0,
             step=0.05,
             optional=True,
-            tooltip="Least scale of a region, as a part of the CFG scale." + _ONLY_CUSTOM,
+            tooltip="Minimum region scale, relative to the CFG scale." + _ONLY_CUSTOM,
         ),
         io.Float.Input(
             "ratio_max",
@@ -118,28 +119,28 @@ def _custom_inputs() -> list[Any]:
             max=1000.0,
             step=0.1,
             optional=True,
-            tooltip="Greatest scale of a region, as a multiple of the CFG scale." + _ONLY_CUSTOM,
+            tooltip="Maximum region scale, relative to the CFG scale." + _ONLY_CUSTOM,
         ),
         io.Combo.Input(
             "cap",
             options=["soft", "hard", "none"],
             default="soft",
             optional=True,
-            tooltip="soft: no region is raised above 15. hard: nothing is above 15, your own scale included "
-            "(the authors' way). none: no limit." + _ONLY_CUSTOM,
+            tooltip="soft: no region is raised above 15. hard: no scale exceeds 15, not even your CFG scale (as in "
+            "the authors' code). none: no limit." + _ONLY_CUSTOM,
         ),
         io.Boolean.Input(
             "smooth_ratio",
             default=True,
             optional=True,
-            tooltip="Blur the borders between the scales a little." + _ONLY_CUSTOM,
+            tooltip="Slightly blur the borders between the region scales." + _ONLY_CUSTOM,
         ),
         io.Boolean.Input(
             "mean_preserving",
             default=False,
             optional=True,
-            tooltip="Keep the picture's mean scale at the CFG scale: guidance moves between regions, and is not "
-            "raised on the whole." + _ONLY_CUSTOM,
+            tooltip="Keep the mean scale of the image at the CFG scale: guidance moves between regions but does "
+            "not increase overall." + _ONLY_CUSTOM,
         ),
         advanced(
             io.Combo,
@@ -147,8 +148,8 @@ def _custom_inputs() -> list[Any]:
             options=["semantic", "patch"],
             default="semantic",
             optional=True,
-            tooltip="semantic: one region per token. patch: every patch its own region; a control for comparison."
-            + _ONLY_CUSTOM,
+            tooltip="semantic: one region per token. patch: every patch is its own region; a control for "
+            "comparison." + _ONLY_CUSTOM,
         ),
         advanced(
             io.Combo,
@@ -156,8 +157,8 @@ def _custom_inputs() -> list[Any]:
             options=["start_vs_rest", "argmax"],
             default="start_vs_rest",
             optional=True,
-            tooltip="How the foreground is found from the START token: against the sum of all other tokens (the "
-            "authors' way), or as the winner among all tokens." + _ONLY_CUSTOM,
+            tooltip="How START finds the foreground. start_vs_rest: START against the sum of all other tokens (as "
+            "in the authors' code). argmax: START against every other token." + _ONLY_CUSTOM,
         ),
         advanced(
             io.Combo,
@@ -165,14 +166,14 @@ def _custom_inputs() -> list[Any]:
             options=["after_fusion", "per_layer"],
             default="after_fusion",
             optional=True,
-            tooltip="When the words' maps are brought to one scale: after the layers are joined, or in each layer."
-            + _ONLY_CUSTOM,
+            tooltip="When the token maps are normalised. after_fusion: after averaging the layers. per_layer: in "
+            "every layer." + _ONLY_CUSTOM,
         ),
         advanced(
             io.Boolean,
             "smooth_maps",
             default=False,
             optional=True,
-            tooltip="Blur the words' maps before regions are cut." + _ONLY_CUSTOM,
+            tooltip="Blur the token maps before the segmentation." + _ONLY_CUSTOM,
         ),
     ]

@@ -1,8 +1,8 @@
 """The live view: while a model samples, its regions and scales go to the page that queued the prompt.
 
-The sampling thread only looks at the clock and leaves an evaluation in a short queue; one worker thread copies it
-off the device, packs it and sends it. A full queue drops its oldest frame. Nothing is done for a client that did
-not ask for it, has left, or is not there at all.
+The sampling thread only checks the clock and puts an evaluation in a short queue; a worker thread copies it from
+the device, packs it and sends it. A full queue drops its oldest frame. Nothing happens unless a client is connected
+and has subscribed.
 """
 
 import itertools
@@ -21,16 +21,17 @@ from .frames import frame_of
 from .subscribers import current_graph, current_subscriber, send
 
 EVENT = "scfg.step"
-QUEUED = 4
-MOST_FRAMES = 48
-"""Frames of a run that the page has at its end."""
+QUEUE_SIZE = 4
+MAX_FRAMES = 48
+"""Frames of a run that the page has at the end of the run."""
 
 
 @dataclass
-class Course:
-    """A run on its way to the page.
+class LiveRun:
+    """A run shown on a page.
 
-    number  among the runs of this process; graph: id of the workflow that was queued, where a page queued it.
+    number  counts the runs of this process.
+    graph   id of the queued workflow, None if no page queued it.
     sent    indices of the evaluations that the page has.
     """
 
@@ -40,10 +41,10 @@ class Course:
 
 
 class Worker:
-    """One thread that does jobs in order, and forgets the oldest of more than `QUEUED` waiting ones."""
+    """A thread that runs jobs in order and drops the oldest when more than `QUEUE_SIZE` are waiting."""
 
     def __init__(self) -> None:
-        self._jobs: deque[Callable[[], None]] = deque(maxlen=QUEUED)
+        self._jobs: deque[Callable[[], None]] = deque(maxlen=QUEUE_SIZE)
         self._changed = threading.Condition()
         self._thread: threading.Thread | None = None
 
@@ -63,12 +64,12 @@ class Worker:
             try:
                 job()
             except Exception:
-                logging.exception("S-CFG live view: a frame could not be shown")
+                logging.exception("S-CFG live view: could not show a frame")
             del job
 
 
 _WORKER = Worker()
-_NUMBERS = itertools.count(1)
+_RUN_NUMBERS = itertools.count(1)
 
 
 class LiveView:
@@ -76,38 +77,38 @@ class LiveView:
 
     def __init__(self, node_id: str | None) -> None:
         self._node_id = node_id
-        self._course: Course | None = None
+        self._live_run: LiveRun | None = None
         self._run: Callable[[], Run | None] = lambda: None
-        self._shown = 0.0
+        self._last_sent = 0.0
 
     def evaluated(self, run: Run, evaluation: Evaluation) -> None:
         subscriber = current_subscriber() if self._node_id is not None else None
         if subscriber is None:
             return
         now = time.monotonic()
-        if self._course is None or self._run() is not run:
-            self._course, self._run = Course(next(_NUMBERS), current_graph()), weakref.ref(run)
-        elif now - self._shown < subscriber.interval:
+        if self._live_run is None or self._run() is not run:
+            self._live_run, self._run = LiveRun(next(_RUN_NUMBERS), current_graph()), weakref.ref(run)
+        elif now - self._last_sent < subscriber.interval:
             return
-        self._shown = now
-        client, course = subscriber.client, self._course
-        _WORKER.add(lambda: self._show(client, course, run, evaluation))
+        self._last_sent = now
+        client, live_run = subscriber.client, self._live_run
+        _WORKER.add(lambda: self._send(client, live_run, run, evaluation))
 
     def finished(self, run: Run, status: str) -> None:
-        """Send what the throttle or the queue left out, so that every step can be looked at."""
-        course, self._course = self._course, None
+        """Send the frames that were skipped, so that every step can be viewed."""
+        live_run, self._live_run = self._live_run, None
         subscriber = current_subscriber()
-        if course is not None and subscriber is not None and self._run() is run:
+        if live_run is not None and subscriber is not None and self._run() is run:
             client = subscriber.client
-            _WORKER.add(lambda: self._complete(client, course, run))
+            _WORKER.add(lambda: self._send_skipped(client, live_run, run))
 
-    def _complete(self, client: str, course: Course, run: Run) -> None:
-        for place in spread_out(len(run.evaluations), MOST_FRAMES):
-            evaluation = run.evaluations[place]
-            if evaluation.index not in course.sent:
-                self._show(client, course, run, evaluation)
+    def _send_skipped(self, client: str, live_run: LiveRun, run: Run) -> None:
+        for index in spread_out(len(run.evaluations), MAX_FRAMES):
+            evaluation = run.evaluations[index]
+            if evaluation.index not in live_run.sent:
+                self._send(client, live_run, run, evaluation)
 
-    def _show(self, client: str, course: Course, run: Run, evaluation: Evaluation) -> None:
+    def _send(self, client: str, live_run: LiveRun, run: Run, evaluation: Evaluation) -> None:
         frame: dict[str, Any] = frame_of(run, evaluation.read())
-        course.sent.add(evaluation.index)
-        send(EVENT, {"node": self._node_id, "graph": course.graph, "run": course.number, **frame}, client)
+        live_run.sent.add(evaluation.index)
+        send(EVENT, {"node": self._node_id, "graph": live_run.graph, "run": live_run.number, **frame}, client)

@@ -15,12 +15,12 @@ class SCFGResult(io.ComfyNode):
         return schema(
             node_id="SCFGResult",
             display_name="S-CFG Result",
-            description="The record of the run that made this latent: regions, scales and norms of every step. All "
-            "S-CFG views take it. Linking the latent makes sure that it is never an older run.",
+            description="Finds the record of the run that made this latent: regions, scales and norms of every "
+            "step. All S-CFG views use it. Linking the latent ensures that it is never an older run.",
             search_aliases=["trace", "record", "scfg"],
             inputs=[
-                TraceType.Input("trace", tooltip="From S-CFG Guidance or S-CFG Attention of the sampler's model."),
-                io.Latent.Input("latent", tooltip="The LATENT that the sampler returned."),
+                TraceType.Input("trace", tooltip="From S-CFG Guidance or S-CFG Attention on the sampler's model."),
+                io.Latent.Input("latent", tooltip="The LATENT returned by the sampler."),
             ],
             outputs=[ResultType.Output(display_name="result", tooltip="The finished run, for the views.")],
         )
@@ -31,20 +31,20 @@ class SCFGResult(io.ComfyNode):
 
 
 def run_of(trace: Trace, latent: dict) -> Run:
-    """The newest run of `trace` that returned `latent`. Raises `ScfgError` for none, or one that saw nothing."""
+    """Newest run of `trace` that returned `latent`. Raises `ScfgError` if there is none or S-CFG was inactive."""
     finished = trace.runs()
     if not finished:
         raise ScfgError(
-            "expected a finished run, got an empty trace: sample with the model that comes out of the same S-CFG "
-            "node as this trace; if the sampler's result was cached, change its seed once"
+            "expected a finished run, got an empty trace: sample with the model from the same S-CFG node as this "
+            "trace; if the sampler's result was cached, change the seed once"
         )
     wanted = Fingerprint.of(latent["samples"])
-    run = trace.find(lambda each: each.fingerprint is not None and each.fingerprint.matches(wanted))
+    run = trace.find(lambda run: run.fingerprint is not None and run.fingerprint.matches(wanted))
     if run is None:
         raise ScfgError(
-            f"expected the latent of one of the last {len(finished)} runs of this model, got another one: connect "
-            "the sampler's own LATENT output, before it is edited; if it was cached, change the seed once"
+            f"expected the latent of one of the last {len(finished)} runs of this model, got another latent: "
+            "connect the sampler's LATENT output directly, before any edits; if it was cached, change the seed once"
         )
     if not run.evaluations:
-        raise ScfgError(f"expected a run that S-CFG took part in, got an inactive one: {'; '.join(run.notes)}")
+        raise ScfgError(f"expected a run with S-CFG active, got an inactive one: {'; '.join(run.notes)}")
     return run

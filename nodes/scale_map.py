@@ -1,11 +1,11 @@
-"""S-CFG Scale Map: how strongly each place is guided."""
+"""S-CFG Scale Map: how strongly each part of the image is guided."""
 
 from comfy_api.latest import io
 
 from ..scfg_core.run.record import Run
 from ..views import scale_map
 from .common import schema
-from .pictures import batch_input, evaluation_at, image_at, result_input, shown, step_input
+from .images import batch_input, evaluation_at, image_at, result_input, step_input, with_preview
 
 
 class SCFGScaleMap(io.ComfyNode):
@@ -14,8 +14,8 @@ class SCFGScaleMap(io.ComfyNode):
         return schema(
             node_id="SCFGScaleMap",
             display_name="S-CFG Scale Map",
-            description="The guidance scale at every place of the picture at one step: white is the sampler's own "
-            "CFG scale, warm is more, cold is less.",
+            description="The guidance scale in every part of the image at one step: white is the sampler's CFG "
+            "scale, warm colours are higher, cold colours are lower.",
             search_aliases=["guidance map", "CFG map", "heat map", "scfg"],
             inputs=[result_input(), step_input(), batch_input()],
             outputs=[io.Image.Output(display_name="image", tooltip="The scale map with its colour bar.")],
@@ -26,4 +26,4 @@ class SCFGScaleMap(io.ComfyNode):
     @classmethod
     def execute(cls, result: Run, step: int, batch_index: int) -> io.NodeOutput:
         evaluation = result.evaluations[evaluation_at(result, step)]
-        return shown(cls, scale_map(evaluation, image=image_at(result, batch_index)))
+        return with_preview(cls, scale_map(evaluation, image=image_at(result, batch_index)))

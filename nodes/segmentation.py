@@ -1,4 +1,4 @@
-"""S-CFG Segmentation: which word owns which part of the picture, step by step."""
+"""S-CFG Segmentation: which word owns which part of the image, step by step."""
 
 from comfy_api.latest import io
 
@@ -6,7 +6,7 @@ from ..scfg_core.run.record import Run
 from ..views import segmentation, segmentation_sheet
 from ..views.segmentation import base_of
 from .common import schema
-from .pictures import as_picture, batch_input, evaluation_at, image_at, result_input, shown, step_input
+from .images import as_array, batch_input, evaluation_at, image_at, result_input, step_input, with_preview
 
 SHEET, ONE = "all steps", "one step"
 STEP_PREVIEW, NOTHING = "the step's preview", "nothing"
@@ -18,8 +18,9 @@ class SCFGSegmentation(io.ComfyNode):
         return schema(
             node_id="SCFGSegmentation",
             display_name="S-CFG Segmentation",
-            description="Which word owns which part of the picture, as the model attends: at one step or all. "
-            "The legend has the words, their areas and mean guidance scales; a word has one colour in every view.",
+            description="Which word owns which part of the image, according to the model's attention: one step or "
+            "all. The legend lists words, areas and mean guidance scales; a word has the same colour in every "
+            "view.",
             search_aliases=["attention map", "label map", "heat map", "DAAM", "scfg"],
             inputs=[
                 result_input(),
@@ -27,7 +28,7 @@ class SCFGSegmentation(io.ComfyNode):
                     "show",
                     options=[ONE, SHEET],
                     default=ONE,
-                    tooltip="One step, or a contact sheet of up to twelve over the run.",
+                    tooltip="One step, or a contact sheet of up to twelve steps.",
                 ),
                 step_input(),
                 batch_input(),
@@ -35,9 +36,9 @@ class SCFGSegmentation(io.ComfyNode):
                     "under",
                     options=[STEP_PREVIEW, NOTHING],
                     default=STEP_PREVIEW,
-                    tooltip="What shines through the regions where no image is connected.",
+                    tooltip="Background of the regions if no image is connected.",
                 ),
-                io.Image.Input("image", optional=True, tooltip="The finished picture, to lie under the regions."),
+                io.Image.Input("image", optional=True, tooltip="The finished image, shown behind the regions."),
             ],
             outputs=[io.Image.Output(display_name="image", tooltip="The segmentation with its legend.")],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
@@ -46,11 +47,11 @@ class SCFGSegmentation(io.ComfyNode):
 
     @classmethod
     def execute(cls, result: Run, show: str, step: int, batch_index: int, under: str, image=None) -> io.NodeOutput:
-        number = image_at(result, batch_index)
-        base = None if image is None else as_picture(image, number)
+        image_index = image_at(result, batch_index)
+        base = None if image is None else as_array(image, image_index)
         if show == SHEET:
-            return shown(cls, segmentation_sheet(result, image=number, base=base))
+            return with_preview(cls, segmentation_sheet(result, image=image_index, base=base))
         index = evaluation_at(result, step)
         if base is None and under == STEP_PREVIEW:
-            base = base_of(result.evaluations[index], number)
-        return shown(cls, segmentation(result, index=index, image=number, base=base))
+            base = base_of(result.evaluations[index], image_index)
+        return with_preview(cls, segmentation(result, index=index, image=image_index, base=base))

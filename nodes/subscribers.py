@@ -1,4 +1,4 @@
-"""Who wants live frames: pages ask for them, with the least time between two; others get none."""
+"""Subscribers of the live view: pages request frames, with a minimum interval between two."""
 
 import sys
 from collections import OrderedDict
@@ -8,13 +8,13 @@ from typing import Any
 from aiohttp import web
 
 PATH = "/scfg/live"
-MOST_SUBSCRIBERS = 256
-SHORTEST_INTERVAL, LONGEST_INTERVAL = 0.02, 60.0
+MAX_SUBSCRIBERS = 256
+MIN_INTERVAL, MAX_INTERVAL = 0.02, 60.0
 
 
 @dataclass(frozen=True)
 class Subscriber:
-    """A client, and the least time between two frames for it in seconds."""
+    """A client and its minimum frame interval in seconds."""
 
     client: str
     interval: float
@@ -24,16 +24,16 @@ _INTERVALS: OrderedDict[str, float] = OrderedDict()
 
 
 def subscribe(client: str, interval: float | None) -> None:
-    """Send `client` frames from now on, or none any more."""
+    """Start sending frames to `client`; stop if `interval` is None."""
     _INTERVALS.pop(client, None)
     if interval is not None:
-        _INTERVALS[client] = min(max(interval, SHORTEST_INTERVAL), LONGEST_INTERVAL)
-    while len(_INTERVALS) > MOST_SUBSCRIBERS:
+        _INTERVALS[client] = min(max(interval, MIN_INTERVAL), MAX_INTERVAL)
+    while len(_INTERVALS) > MAX_SUBSCRIBERS:
         _INTERVALS.popitem(last=False)
 
 
 def current_subscriber() -> Subscriber | None:
-    """The client whose prompt is being executed, where it is connected and wants frames."""
+    """The client whose prompt is running, if it is connected and subscribed."""
     server = _server()
     client = None if server is None else server.client_id
     interval = None if client is None else _INTERVALS.get(client)
@@ -43,7 +43,7 @@ def current_subscriber() -> Subscriber | None:
 
 
 def current_graph() -> str | None:
-    """The id of the workflow that is being executed; None where no page queued it."""
+    """Id of the running workflow; None if no page queued it."""
     queue = getattr(_server(), "prompt_queue", None)
     for _, _, _, extra_data, *_ in list(getattr(queue, "currently_running", {}).values()):
         workflow = (extra_data.get("extra_pnginfo") or {}).get("workflow") or {}
@@ -61,20 +61,20 @@ def add_route() -> None:
     """Let pages subscribe: POST {client: str, interval: seconds or null}."""
     server = _server()
     if server is not None and not any(getattr(route, "path", None) == PATH for route in server.routes):
-        server.routes.post(PATH)(_answer)
+        server.routes.post(PATH)(_handle_post)
 
 
-async def _answer(request: web.Request) -> web.Response:
+async def _handle_post(request: web.Request) -> web.Response:
     body = await request.json()
     client, interval = body.get("client"), body.get("interval")
-    number = isinstance(interval, int | float) and not isinstance(interval, bool)
-    if not isinstance(client, str) or not (number or interval is None):
+    is_number = isinstance(interval, int | float) and not isinstance(interval, bool)
+    if not isinstance(client, str) or not (is_number or interval is None):
         return web.Response(status=400, text="expected {client: text, interval: seconds or null}")
     subscribe(client, interval)
     return web.Response(status=204)
 
 
 def _server() -> Any:
-    """The host's server, where there is one; not imported for us alone."""
+    """The host's server, or None; never imported by this module."""
     module = sys.modules.get("server")
     return getattr(getattr(module, "PromptServer", None), "instance", None)

@@ -1,4 +1,4 @@
-"""S-CFG Text Encode: a prompt whose words are known to the views."""
+"""S-CFG Text Encode: a prompt that keeps its words."""
 
 from comfy_api.latest import io
 
@@ -12,8 +12,8 @@ class SCFGTextEncode(io.ComfyNode):
         return schema(
             node_id="SCFGTextEncode",
             display_name="S-CFG Text Encode",
-            description="As CLIP Text Encode, with the same conditioning; the words of the prompt travel along, so "
-            "that legends and masks can name them. With the stock encoder tokens are numbered instead.",
+            description="Same conditioning as CLIP Text Encode, plus the words of the prompt, so that legends and "
+            "masks can name them. With other text encoders, tokens are numbered instead.",
             search_aliases=["CLIP text encode", "prompt", "words", "scfg"],
             inputs=[
                 io.Clip.Input("clip", tooltip="The CLIP model of the checkpoint."),
@@ -21,7 +21,7 @@ class SCFGTextEncode(io.ComfyNode):
                     "text",
                     multiline=True,
                     dynamic_prompts=True,
-                    tooltip="The prompt. Weights in brackets, embeddings and long prompts work as everywhere.",
+                    tooltip="The prompt. Weights in parentheses, embeddings and long prompts work as usual.",
                 ),
             ],
             outputs=[
@@ -33,7 +33,7 @@ class SCFGTextEncode(io.ComfyNode):
     def execute(cls, clip, text: str) -> io.NodeOutput:
         if clip is None:
             raise RuntimeError(
-                "expected a CLIP, got none: the checkpoint has no text encoder, load one with a CLIP loader"
+                "expected a CLIP, got none: the checkpoint has no text encoder; load one with a CLIP loader"
             )
         words = words_of_prompt(clip, text)
         return io.NodeOutput(clip.encode_from_tokens_scheduled(clip.tokenize(text), add_dict=words))

@@ -9,12 +9,12 @@ from ..scfg_core.run.masks import feather, hard_mask, labels_of_scores, soft_mas
 from ..scfg_core.run.record import Run
 from ..scfg_core.run.words import labels_of
 from .common import schema
-from .pictures import evaluation_at, result_input
+from .images import evaluation_at, result_input
 
 HARD, SOFT, STRETCHED = "hard", "soft", "stretched"
 AVERAGE, ONE = "average of all steps", "one step"
 LATENT_CELL = 8
-"""Pixels of an image in one cell of its latent, where no image is connected."""
+"""Pixels per latent cell, used if no image is connected."""
 
 
 class SCFGTokenMask(io.ComfyNode):
@@ -23,7 +23,7 @@ class SCFGTokenMask(io.ComfyNode):
         return schema(
             node_id="SCFGTokenMask",
             display_name="S-CFG Token Mask",
-            description="Where words of the prompt are in the picture, as a MASK: for inpainting, detailers, "
+            description="Where words of the prompt are in the image, as a MASK for inpainting, detailers or "
             "regional prompts. Encode the prompt with S-CFG Text Encode, so that its words are known.",
             search_aliases=["mask from words", "text to mask", "segmentation mask", "clipseg", "scfg"],
             inputs=[
@@ -31,20 +31,20 @@ class SCFGTokenMask(io.ComfyNode):
                 io.String.Input(
                     "words",
                     default="",
-                    tooltip="Words or phrases of the prompt, separated by commas; their regions are joined.",
+                    tooltip="Words or phrases of the prompt, separated by commas; their regions are combined.",
                 ),
                 io.Combo.Input(
                     "mode",
                     options=[HARD, SOFT, STRETCHED],
                     default=HARD,
-                    tooltip="hard: 1 where the words win. soft: their share of all tokens' attention. stretched: "
-                    "the same, brought to the range from 0 to 1; fits the shape best.",
+                    tooltip="hard: 1 where the words win. soft: their share of the attention of all tokens. "
+                    "stretched: like soft, rescaled to the range 0 to 1; fits the shape best.",
                 ),
                 io.Combo.Input(
                     "over",
                     options=[AVERAGE, ONE],
                     default=AVERAGE,
-                    tooltip="The attention averaged over all steps, or of one step. Soft masks of one step need "
+                    tooltip="Attention averaged over all steps, or of one step. Soft masks of one step need "
                     "record_soft_maps in S-CFG Attention.",
                 ),
                 io.Int.Input(
@@ -52,7 +52,7 @@ class SCFGTokenMask(io.ComfyNode):
                     default=-1,
                     min=-1,
                     max=9999,
-                    tooltip="Which step, counted from 1, where one is chosen; −1 = the last.",
+                    tooltip="Step for a mask of one step, counted from 1; −1 is the last.",
                 ),
                 io.Float.Input(
                     "feather", default=0.0, min=0.0, max=256.0, step=1.0, tooltip="Softens the border, in pixels."
@@ -60,10 +60,10 @@ class SCFGTokenMask(io.ComfyNode):
                 io.Image.Input(
                     "image",
                     optional=True,
-                    tooltip="The mask gets this image's size; else eight times the latent's.",
+                    tooltip="The mask takes the size of this image; otherwise 8 times the latent size.",
                 ),
             ],
-            outputs=[io.Mask.Output(display_name="mask", tooltip="One mask for every image of the batch.")],
+            outputs=[io.Mask.Output(display_name="mask", tooltip="One mask per image of the batch.")],
         )
 
     @classmethod
@@ -83,21 +83,21 @@ class SCFGTokenMask(io.ComfyNode):
 def token_mask(
     run: Run, words: str, mode: str, over: str, step: int, radius: float, image: Tensor | None
 ) -> Tensor:
-    """MASK (B, H, W) in 0…1. Raises `ScfgError` for a word that the prompt has not, or a step without soft maps."""
+    """MASK (B, H, W) in 0…1. Raises `ScfgError` if a word is not in the prompt, or a step has no soft maps."""
     wanted = _labels(run, words)
     size = _size(run, image)
     chosen = len(run.evaluations) - 1 if over != ONE else evaluation_at(run, step)
     scores = run.mean_scores()
     if over == ONE and mode != HARD:
-        kept = [each for each in run.evaluations[: chosen + 1] if each.soft is not None]
-        scores = kept[-1].soft_maps() if kept else None
+        recorded = [evaluation for evaluation in run.evaluations[: chosen + 1] if evaluation.soft is not None]
+        scores = recorded[-1].soft_maps() if recorded else None
         if scores is None:
             raise ScfgError(
-                "expected soft maps of this step, got none: switch record_soft_maps on in S-CFG Attention, or take "
+                "expected soft maps of this step, got none: turn on record_soft_maps in S-CFG Attention, or use "
                 "the average of all steps"
             )
     if scores is None:
-        raise ScfgError("expected token maps, got a run without any: its attention was not seen")
+        raise ScfgError("expected token maps, got none: no attention was observed in this run")
     if mode != HARD:
         mask = soft_mask(scores, wanted, size)
         mask = stretch(mask) if mode == STRETCHED else mask
@@ -115,14 +115,15 @@ def _labels(run: Run, words: str) -> list[int]:
     found = {phrase: labels_of(phrase, run.prompts) for phrase in phrases}
     missing = [phrase for phrase, labels in found.items() if not labels]
     if missing or not found:
-        came = ", ".join(map(repr, missing)) or "none"
-        raise ScfgError(f"expected words of the prompt, got {came}: it has {', '.join(dict.fromkeys(known))}")
+        given = ", ".join(map(repr, missing)) or "none"
+        raise ScfgError(f"expected words of the prompt, got {given}: use some of {', '.join(dict.fromkeys(known))}")
     return sorted({label for labels in found.values() for label in labels})
 
 
 def _size(run: Run, image: Tensor | None) -> Grid:
     if image is not None:
         return Grid(image.shape[1], image.shape[2])
-    assert run.fingerprint is not None
+    if run.fingerprint is None:
+        raise ScfgError("expected a finished run, got one that is still sampling: connect S-CFG Result")
     height, width = run.fingerprint.shape[-2:]
     return Grid(height * LATENT_CELL, width * LATENT_CELL)

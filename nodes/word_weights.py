@@ -1,4 +1,4 @@
-"""S-CFG Word Weights: factors on the guidance of single words."""
+"""S-CFG Word Weights: guidance factors for single words."""
 
 from comfy_api.latest import io
 
@@ -12,16 +12,16 @@ class SCFGWordWeights(io.ComfyNode):
         return schema(
             node_id="SCFGWordWeights",
             display_name="S-CFG Word Weights",
-            description="Multiplies the guidance of the regions of single words or phrases. Needs the words of the "
-            "prompt: encode it with S-CFG Text Encode.",
+            description="Multiplies the guidance scale in the regions of single words or phrases. Encode the "
+            "prompt with S-CFG Text Encode, so that its words are known.",
             search_aliases=["prompt weight", "regional CFG", "word guidance", "scfg"],
             inputs=[
                 io.String.Input(
                     "weights",
                     multiline=True,
                     default="horse: 1.3, sky: 0.8",
-                    tooltip="word: factor, separated by commas; phrases may have spaces. Factors from 0 to 10; "
-                    "they may go below the least ratio.",
+                    tooltip="word: factor, separated by commas; phrases may contain spaces. Factors from 0 to 10; "
+                    "the result may be below ratio_min.",
                 ),
             ],
             outputs=[WordWeightsType.Output(display_name="word_weights", tooltip="For S-CFG Guidance.")],

@@ -1,7 +1,7 @@
-"""A trace → pictures, with numpy and Pillow: RGB uint8 (H, W, 3), for the nodes and the demo alike.
+"""Draw a run as RGB uint8 images (H, W, 3), with numpy and Pillow, for the nodes and the demo.
 
-`segmentation` (who owns what, with a legend), `scale_map` (γ at every place), `curves` (the paper's Figure 1).
-A word has one colour in every step and view; a legend has paper of its own and never covers the picture.
+`segmentation` (which word owns which region, with a legend), `scale_map` (γ in every patch), `curves` (the paper's
+Figure 1). A word has the same colour at every step and in every view; a legend never covers the image.
 """
 
 from .curves import curves

@@ -1,4 +1,4 @@
-"""What views take of the core, wherever this folder stands: at the top of the tree, or inside the ComfyUI pack."""
+"""What the views import from the core, both at the top of the tree and inside the ComfyUI pack."""
 
 from typing import TYPE_CHECKING
 

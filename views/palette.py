@@ -1,4 +1,4 @@
-"""Colours that stay apart for colour-blind eyes: one per word, neutral ones for the rest, a ramp for the scales."""
+"""Colours for colour-blind viewers too: one per word, neutral ones for special tokens, a ramp for scales."""
 
 import numpy as np
 
@@ -20,11 +20,11 @@ WORDS: tuple[Colour, ...] = (
 )
 """The colours of Okabe and Ito (2008), then those of Tol's "muted" scheme that differ from them."""
 
-LIKE_THEMSELVES = {
+COLOUR_NAMES = {
     **{"orange": 0, "cyan": 1, "green": 2, "pink": 3, "blue": 4, "red": 5, "yellow": 6},
     **{"wine": 7, "teal": 8, "olive": 9, "purple": 10, "indigo": 10, "brown": 11},
 }
-"""Places in `WORDS` of the words that name a colour: "blue" written beside green would be misread."""
+"""Index in `WORDS` of words that name a colour: "blue" beside a green swatch would be misread."""
 
 START: Colour = (90, 90, 90)
 END: Colour = (155, 155, 155)
@@ -38,21 +38,21 @@ _RAMP = np.array(
     [(5, 48, 97), (67, 147, 195), (209, 229, 240), (247, 247, 247), (253, 219, 199), (214, 96, 77), (103, 0, 31)],
     dtype=np.float64,
 )
-"""Blue over white to red (ColorBrewer "RdBu"): its two arms differ in lightness order for every kind of eye."""
+"""Blue through white to red (ColorBrewer "RdBu"): the two arms differ for every kind of colour vision."""
 
 
 def word_colour(index: int) -> Colour:
-    """Colour of the index-th word; after the first twelve they come again, lighter, then darker."""
-    turn, place = divmod(index, len(WORDS))
-    base = np.array(WORDS[place], dtype=np.float64)
-    towards, share = ((255, 0.0), (255, 0.45), (0, 0.4))[turn % 3]
-    red, green, blue = (base + (towards - base) * share).round().astype(int).tolist()
+    """Colour of the index-th word; after the first twelve they repeat, lighter, then darker."""
+    turn, position = divmod(index, len(WORDS))
+    base = np.array(WORDS[position], dtype=np.float64)
+    target, amount = ((255, 0.0), (255, 0.45), (0, 0.4))[turn % 3]
+    red, green, blue = (base + (target - base) * amount).round().astype(int).tolist()
     return red, green, blue
 
 
 def diverging(values: np.ndarray) -> np.ndarray:
     """Values −1…1 of any shape → RGB uint8 (…, 3): blue below 0, white at 0, red above."""
-    place = (np.clip(values, -1, 1) + 1) / 2 * (len(_RAMP) - 1)
+    position = (np.clip(values, -1, 1) + 1) / 2 * (len(_RAMP) - 1)
     stops = np.arange(len(_RAMP))
-    channels = [np.interp(place, stops, _RAMP[:, channel]) for channel in range(3)]
+    channels = [np.interp(position, stops, _RAMP[:, channel]) for channel in range(3)]
     return np.stack(channels, axis=-1).round().astype(np.uint8)

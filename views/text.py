@@ -1,4 +1,4 @@
-"""Words in pictures, in the font that ships with Pillow; words it has no letters for, in one of the system's."""
+"""Text in images, in Pillow's own font, or in a system font for characters that it lacks."""
 
 from functools import cache
 
@@ -20,7 +20,7 @@ _FALLBACKS = (
     "msyh.ttc",
     "segoeui.ttf",
 )
-_NEVER_A_LETTER = "\uffff"
+_NONCHARACTER = "\uffff"
 
 
 @cache
@@ -35,30 +35,32 @@ def _font(name: str | None, size: int) -> Font | None:
         return None
 
 
-def _shape(font: Font, letter: str) -> bytes:
+def _glyph(font: Font, character: str) -> bytes:
     canvas = Image.new("L", (2 * SIZE, 2 * SIZE))
-    ImageDraw.Draw(canvas).text((0, 0), letter, font=font, fill=255)
+    ImageDraw.Draw(canvas).text((0, 0), character, font=font, fill=255)
     return canvas.tobytes()
 
 
 @cache
-def _has(name: str | None, letter: str) -> bool:
+def _supports(name: str | None, character: str) -> bool:
     font = _font(name, SIZE)
-    return font is not None and (letter.isspace() or _shape(font, letter) != _shape(font, _NEVER_A_LETTER))
+    if font is None:
+        return False
+    return character.isspace() or _glyph(font, character) != _glyph(font, _NONCHARACTER)
 
 
 def font_for(text: str, size: int = SIZE) -> Font:
-    """Pillow's own font, or the first font of the system that has every letter of `text`."""
+    """Pillow's own font, or the first system font that has every character of `text`."""
     names = [None, *_FALLBACKS]
-    name = next((name for name in names if all(_has(name, letter) for letter in set(text))), None)
+    name = next((name for name in names if all(_supports(name, character) for character in set(text))), None)
     font = _font(name, size)
     assert font is not None
     return font
 
 
 def one_line(text: str) -> str:
-    """Text as it is shown: whatever breaks a line or cannot be printed is a space; nothing in it is markup."""
-    return "".join(letter if letter.isprintable() else " " for letter in text)
+    """The text with spaces for line breaks and unprintable characters."""
+    return "".join(character if character.isprintable() else " " for character in text)
 
 
 def width_of(text: str, size: int = SIZE) -> int:
@@ -67,13 +69,13 @@ def width_of(text: str, size: int = SIZE) -> int:
 
 
 def height_of(size: int = SIZE) -> int:
-    """Height of a line of text in pixels, the same for every text."""
+    """Height of a line of text in pixels, the same for all texts."""
     ascent, descent = font_for("", size).getmetrics()
     return ascent + descent
 
 
 def shorten(text: str, width: int, size: int = SIZE) -> str:
-    """One line of at most `width` pixels; what had to go is three dots."""
+    """One line of at most `width` pixels; a cut is marked by three dots."""
     text = one_line(text)
     if width_of(text, size) <= width:
         return text
@@ -83,7 +85,7 @@ def shorten(text: str, width: int, size: int = SIZE) -> str:
 
 
 def write(
-    picture: np.ndarray,
+    image: np.ndarray,
     x: float,
     y: float,
     text: str,
@@ -92,7 +94,7 @@ def write(
     colour: Colour = INK,
     anchor: str = "la",
 ) -> None:
-    """Write a line into an RGB picture (H, W, 3) in place; `anchor` as Pillow has it, "la" = left, top."""
-    canvas = Image.fromarray(picture)
+    """Write a line of text into an RGB image (H, W, 3) in place; `anchor` as in Pillow, "la" = left, top."""
+    canvas = Image.fromarray(image)
     ImageDraw.Draw(canvas).text((x, y), one_line(text), font=font_for(text, size), fill=colour, anchor=anchor)
-    picture[...] = np.asarray(canvas)
+    image[...] = np.asarray(canvas)

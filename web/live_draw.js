@@ -1,20 +1,20 @@
-// The parts of the live view, drawn on its canvas; what can be pointed at is returned as areas {kind, box: [x, y, w, h], …}.
-// Words are drawn as text; nothing here is ever markup.
+// Draws the parts of the live view on its canvas; clickable parts return an area {kind, box: [x, y, w, h], …}.
+// Words are drawn as text, never as markup.
 
 export const LINE = 17;
 const FONT = "12px Inter, Arial, sans-serif";
 const SMALL = "10px Inter, Arial, sans-serif";
 const OVERLAY = 0.65;
-const WIDEST_WORD = 110;
+const MAX_WORD_WIDTH = 110;
 const SWATCH = 11;
-const SMOOTH_FROM = 64; // smaller previews are shown as the pixels they are
+const SMOOTH_ABOVE = 64; // previews up to this width are shown as sharp pixels
 
 export const percent = (share) => `${(100 * share).toFixed(share < 0.0995 ? 1 : 0)} %`;
 
-export const spelled = (word) => `${percent(word.area)} · mean γ ${word.scale.toFixed(2)}`;
+export const describe = (word) => `${percent(word.area)} · mean γ ${word.scale.toFixed(2)}`;
 
-/** A cleared context of a canvas, whose unit is one CSS pixel and whose origin is `inset` from the corner. */
-export function prepared(canvas, width, height, inset, sharpness, ink) {
+/** A cleared 2D context in CSS pixels, with its origin `inset` pixels from the corner. */
+export function clearedContext(canvas, width, height, inset, sharpness, ink) {
   const size = [Math.round(width * sharpness), Math.round(height * sharpness)];
   if (canvas.width !== size[0] || canvas.height !== size[1]) [canvas.width, canvas.height] = size;
   const context = canvas.getContext("2d");
@@ -24,29 +24,29 @@ export function prepared(canvas, width, height, inset, sharpness, ink) {
   return Object.assign(context, { font: FONT, textBaseline: "middle", textAlign: "left", fillStyle: ink });
 }
 
-export function drawInvitation(context, text, width, height) {
+export function drawPlaceholder(context, text, width, height) {
   context.save();
   Object.assign(context, { globalAlpha: 0.6, textAlign: "center" });
   context.fillText(text, width / 2, height / 2, width);
   context.restore();
 }
 
-/** The words' regions over the predicted picture. */
-export function drawRegions(context, frame, shown, solo, box) {
+/** The regions of the words over the predicted image. */
+export function drawRegions(context, frame, preview, solo, box) {
   context.save();
-  if (shown) {
-    context.imageSmoothingEnabled = shown.naturalWidth > SMOOTH_FROM;
+  if (preview) {
+    context.imageSmoothingEnabled = preview.naturalWidth > SMOOTH_ABOVE;
     context.filter = "grayscale(1)";
-    context.drawImage(shown, ...box);
+    context.drawImage(preview, ...box);
     context.filter = "none";
   }
   context.imageSmoothingEnabled = false;
-  context.globalAlpha = shown ? OVERLAY : 1;
+  context.globalAlpha = preview ? OVERLAY : 1;
   context.drawImage(frame.regions(solo), ...box);
   context.globalAlpha = 0.9;
   drawBorders(context, frame, box);
   context.restore();
-  return framed(context, box);
+  return drawOutline(context, box);
 }
 
 /** White lines between the words. */
@@ -65,68 +65,68 @@ function drawBorders(context, { labels, width, height }, [left, top, w, h]) {
 export function drawScales(context, frame, solo, box) {
   context.imageSmoothingEnabled = false;
   context.drawImage(frame.scales(solo), ...box);
-  return framed(context, box);
+  return drawOutline(context, box);
 }
 
-function framed(context, box) {
+function drawOutline(context, box) {
   context.save();
   Object.assign(context, { globalAlpha: 0.4, strokeStyle: context.fillStyle });
   context.strokeRect(...box);
   context.restore();
-  return { kind: "picture", box };
+  return { kind: "image", box };
 }
 
-/** Word, area and scales of the place that is pointed at, or what the picture above is. */
-export function drawReadout(context, told, solo, left, top, width) {
-  if (!told) {
+/** Word, area and scales under the pointer; without a pointer, the title of the image above. */
+export function drawReadout(context, hovered, solo, left, top, width) {
+  if (!hovered) {
     context.globalAlpha = 0.6;
-    context.fillText(solo ? "click the word again for all" : "regions", left, top + LINE / 2, width);
+    context.fillText(solo ? "click the word again to show all" : "regions", left, top + LINE / 2, width);
     context.globalAlpha = 1;
     return;
   }
-  drawSwatch(context, told.word.colour, left, top + LINE / 2);
-  context.fillText(fitted(context, told.word.text, width - 16), left + 16, top + LINE / 2);
+  drawSwatch(context, hovered.word.colour, left, top + LINE / 2);
+  context.fillText(ellipsis(context, hovered.word.text, width - 16), left + 16, top + LINE / 2);
   context.font = SMALL;
-  context.fillText(`${spelled(told.word)} · here ${told.here.toFixed(2)}`, left, top + 1.4 * LINE, width);
+  context.fillText(`${describe(hovered.word)} · here ${hovered.scale.toFixed(2)}`, left, top + 1.4 * LINE, width);
   context.font = FONT;
 }
 
-/** The colours of the scales, with the least, the sampler's own and the greatest. */
+/** The colour ramp with the minimum scale, the sampler's CFG scale and the maximum scale. */
 export function drawRamp(context, frame, left, top, width) {
   const gradient = context.createLinearGradient(left, 0, left + width, 0);
-  frame.ramp.forEach((each, i) => gradient.addColorStop(i / (frame.ramp.length - 1), `rgb(${each})`));
+  frame.ramp.forEach((colour, i) => gradient.addColorStop(i / (frame.ramp.length - 1), `rgb(${colour})`));
   context.save();
   context.fillStyle = gradient;
   context.fillRect(left, top + 4, width, 8);
   context.restore();
   context.font = SMALL;
-  for (const [place, align] of [[-1, "left"], [0, "center"], [1, "right"]]) {
+  for (const [position, align] of [[-1, "left"], [0, "center"], [1, "right"]]) {
     context.textAlign = align;
-    const scale = (frame.scale * Math.exp(place * frame.span)).toFixed(2);
-    context.fillText(place ? scale : `γ ${scale}`, left + ((place + 1) / 2) * width, top + 1.4 * LINE);
+    const scale = (frame.scale * Math.exp(position * frame.span)).toFixed(2);
+    context.fillText(position ? scale : `γ ${scale}`, left + ((position + 1) / 2) * width, top + 1.4 * LINE);
   }
   Object.assign(context, { font: FONT, textAlign: "left" });
 }
 
-/** The step slider; `share` 0…1 is where its knob stands. */
-export function drawSlider(context, frame, share, focused, top, width) {
-  const room = context.measureText(`step ${frame.steps} of ${frame.steps}`).width + 12;
-  const [left, length, middle] = [8, width - room - 16, top + LINE / 2];
+/** The step slider; `position` 0…1 is that of its knob. */
+export function drawSlider(context, frame, position, focused, top, width) {
+  const labelWidth = context.measureText(`step ${frame.steps} of ${frame.steps}`).width + 12;
+  const [left, length, middle] = [8, width - labelWidth - 16, top + LINE / 2];
   context.globalAlpha = 0.35;
   context.fillRect(left, middle - 1.5, length, 3);
   context.globalAlpha = 1;
-  context.fillRect(left, middle - 1.5, length * share, 3);
+  context.fillRect(left, middle - 1.5, length * position, 3);
   context.beginPath();
-  context.arc(left + length * share, middle, focused ? 7 : 6, 0, 2 * Math.PI);
+  context.arc(left + length * position, middle, focused ? 7 : 6, 0, 2 * Math.PI);
   context.fill();
-  if (focused) drawRing(context, left + length * share, middle);
+  if (focused) drawFocusRing(context, left + length * position, middle);
   context.textAlign = "right";
   context.fillText(`step ${frame.step + 1} of ${frame.steps}`, width, middle);
   context.textAlign = "left";
   return { kind: "slider", box: [left, top, length, LINE] };
 }
 
-function drawRing(context, x, y) {
+function drawFocusRing(context, x, y) {
   context.save();
   Object.assign(context, { globalAlpha: 0.5, strokeStyle: context.fillStyle, lineWidth: 1.5 });
   context.beginPath();
@@ -135,21 +135,21 @@ function drawRing(context, x, y) {
   context.restore();
 }
 
-/** Swatch, word and area of as many words as there is room for between `top` and `bottom`; then how many more. */
+/** Swatch, word and area of as many words as fit between `top` and `bottom`, then the number of the others. */
 export function drawLegend(context, frame, words, solo, top, width, bottom) {
-  const areaOf = new Map(frame.words.map((each) => [each.text, each.area]));
+  const areaOf = new Map(frame.words.map((word) => [word.text, word.area]));
   const areas = [];
   let [x, y] = [0, top];
-  for (const [number, { text, colour }] of words.entries()) {
-    const [label, share] = [fitted(context, text, WIDEST_WORD), percent(areaOf.get(text) ?? 0)];
-    const wide = context.measureText(label).width;
-    const room = 21 + wide + context.measureText(share).width;
+  for (const [index, { text, colour }] of words.entries()) {
+    const [label, share] = [ellipsis(context, text, MAX_WORD_WIDTH), percent(areaOf.get(text) ?? 0)];
+    const labelWidth = context.measureText(label).width;
+    const entryWidth = 21 + labelWidth + context.measureText(share).width;
     const isLastRow = y + 2 * LINE > bottom;
-    const forMore = isLastRow && number < words.length - 1 ? 34 : 0;
-    if (x && x + room + forMore > width) {
+    const reserved = isLastRow && index < words.length - 1 ? 34 : 0; // for “+n”
+    if (x && x + entryWidth + reserved > width) {
       if (isLastRow) {
         context.globalAlpha = 0.6;
-        context.fillText(`+${words.length - number}`, x, y + LINE / 2);
+        context.fillText(`+${words.length - index}`, x, y + LINE / 2);
         context.globalAlpha = 1;
         return areas;
       }
@@ -159,10 +159,10 @@ export function drawLegend(context, frame, words, solo, top, width, bottom) {
     drawSwatch(context, colour, x, y + LINE / 2);
     context.fillText(label, x + 16, y + LINE / 2);
     context.globalAlpha *= 0.65;
-    context.fillText(share, x + 21 + wide, y + LINE / 2);
+    context.fillText(share, x + 21 + labelWidth, y + LINE / 2);
     context.globalAlpha = 1;
-    areas.push({ kind: "word", text, box: [x, y, room, LINE] });
-    x += room + 12;
+    areas.push({ kind: "word", text, box: [x, y, entryWidth, LINE] });
+    x += entryWidth + 12;
   }
   return areas;
 }
@@ -174,8 +174,8 @@ function drawSwatch(context, colour, left, middle) {
   context.restore();
 }
 
-/** The text, cut to a width. */
-function fitted(context, text, width) {
+/** The text, shortened to a width. */
+function ellipsis(context, text, width) {
   if (context.measureText(text).width <= width) return text;
   const letters = [...text];
   while (letters.length > 1 && context.measureText(`${letters.join("")}…`).width > width) letters.pop();

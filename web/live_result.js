@@ -1,8 +1,8 @@
-// What the page knows of a run: its frames, unpacked, and the small pictures made of them.
+// A run as the page knows it: its frames, decoded, and the small canvases drawn from them.
 
-const MOST_FRAMES = 256;
+const MAX_FRAMES = 256;
 
-/** A run of one node; frames are in the order of their evaluations. */
+/** A run of one node; frames are ordered by evaluation. */
 export class Result {
   constructor({ graph, node, run }) {
     this.graph = graph;
@@ -12,51 +12,51 @@ export class Result {
   }
 
   add(message) {
-    const place = this.frames.findIndex((each) => each.index >= message.index);
-    const known = place >= 0 && this.frames[place].index === message.index;
-    this.frames.splice(place < 0 ? this.frames.length : place, known ? 1 : 0, new Frame(message));
-    if (this.frames.length > MOST_FRAMES) this.frames = this.frames.filter((_, i) => i % 2 === 0);
+    const found = this.frames.findIndex((frame) => frame.index >= message.index);
+    const known = found >= 0 && this.frames[found].index === message.index;
+    this.frames.splice(found < 0 ? this.frames.length : found, known ? 1 : 0, new Frame(message));
+    if (this.frames.length > MAX_FRAMES) this.frames = this.frames.filter((_, i) => i % 2 === 0);
   }
 
-  /** Texts and colours of all words of all frames, those that own most first: one order for every step. */
+  /** Texts and colours of all words of all frames, largest total area first: the same order at every step. */
   words() {
-    const found = new Map();
+    const byText = new Map();
     for (const frame of this.frames) {
       for (const { text, colour, area } of frame.words) {
-        const word = found.get(text) ?? { text, colour, area: 0 };
+        const word = byText.get(text) ?? { text, colour, area: 0 };
         word.area += area;
-        found.set(text, word);
+        byText.set(text, word);
       }
     }
-    return [...found.values()].sort((a, b) => b.area - a.area);
+    return [...byText.values()].sort((a, b) => b.area - a.area);
   }
 }
 
-/** One evaluation; its fields are told in nodes/frames.py. */
+/** One evaluation; nodes/frames.py documents its fields. */
 export class Frame {
   constructor(message) {
     Object.assign(this, message);
     [this.height, this.width] = message.grid;
-    this.labels = unpacked(message.labels);
-    this.ratios = Float32Array.from(unpacked(message.ratios), (each) => each / 1000);
-    this.picture = null;
+    this.labels = decode(message.labels);
+    this.ratios = Float32Array.from(decode(message.ratios), (thousandths) => thousandths / 1000);
+    this.previewImage = null;
   }
 
-  /** Whether it can be drawn; if not, `whenReady` is called once it can. */
+  /** Whether the preview has loaded; if not, `whenReady` is called once it has. */
   ready(whenReady) {
-    if (!this.preview || this.picture?.complete) return true;
-    this.picture ??= new Image();
-    this.picture.onload = this.picture.onerror = whenReady;
-    if (!this.picture.src) this.picture.src = this.preview;
-    return this.picture.complete;
+    if (!this.preview || this.previewImage?.complete) return true;
+    this.previewImage ??= new Image();
+    this.previewImage.onload = this.previewImage.onerror = whenReady;
+    if (!this.previewImage.src) this.previewImage.src = this.preview;
+    return this.previewImage.complete;
   }
 
-  /** The predicted picture, or null where there is none. */
+  /** The predicted image, or null. */
   image() {
-    return this.picture?.naturalWidth ? this.picture : null;
+    return this.previewImage?.naturalWidth ? this.previewImage : null;
   }
 
-  /** Number of the cell at (x, y), both in 0…1. */
+  /** Index of the cell at (x, y), both in 0…1. */
   cell(x, y) {
     const row = Math.min(this.height - 1, Math.floor(y * this.height));
     return row * this.width + Math.min(this.width - 1, Math.floor(x * this.width));
@@ -66,30 +66,30 @@ export class Frame {
     return this.words[this.labels[cell]];
   }
 
-  /** A small canvas in the words' colours; where `solo` is a word, the others are left out. */
+  /** A small canvas in the colours of the words; if `solo` is a word, the others are transparent. */
   regions(solo) {
-    return this.#drawn((cell) => {
+    return this.#paint((cell) => {
       const word = this.wordAt(cell);
       return [...word.colour, !solo || word.text === solo ? 255 : 0];
     });
   }
 
-  /** A small canvas of the scales; where `solo` is a word, the others are faint. */
+  /** A small canvas of the scales; if `solo` is a word, the others are faint. */
   scales(solo) {
-    return this.#drawn((cell) => {
-      const place = Math.log(Math.max(this.ratios[cell], 1e-3)) / this.span;
-      return [...this.rampColour(place), !solo || this.wordAt(cell).text === solo ? 255 : 40];
+    return this.#paint((cell) => {
+      const position = Math.log(Math.max(this.ratios[cell], 1e-3)) / this.span;
+      return [...this.rampColour(position), !solo || this.wordAt(cell).text === solo ? 255 : 40];
     });
   }
 
-  /** Colour of a place −1…1 of the ramp. */
-  rampColour(place) {
-    const at = ((Math.min(1, Math.max(-1, place)) + 1) / 2) * (this.ramp.length - 1);
+  /** Colour at a position −1…1 of the ramp. */
+  rampColour(position) {
+    const at = ((Math.min(1, Math.max(-1, position)) + 1) / 2) * (this.ramp.length - 1);
     const low = Math.min(Math.floor(at), this.ramp.length - 2);
     return this.ramp[low].map((value, i) => value + (this.ramp[low + 1][i] - value) * (at - low));
   }
 
-  #drawn(colourOf) {
+  #paint(colourOf) {
     const canvas = document.createElement("canvas");
     [canvas.width, canvas.height] = [this.width, this.height];
     const context = canvas.getContext("2d");
@@ -101,8 +101,8 @@ export class Frame {
 }
 
 /** base64 of little-endian uint16 → Uint16Array. */
-function unpacked(text) {
-  const bytes = Uint8Array.from(atob(text), (letter) => letter.charCodeAt(0));
+function decode(text) {
+  const bytes = Uint8Array.from(atob(text), (character) => character.charCodeAt(0));
   const view = new DataView(bytes.buffer);
   return Uint16Array.from({ length: bytes.length / 2 }, (_, i) => view.getUint16(2 * i, true));
 }

@@ -1,4 +1,4 @@
-// The only file that talks to ComfyUI's front end: settings, events, and the live view's place on a node.
+// The only file that talks to ComfyUI's front end: settings, events, and the live view on a node.
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
@@ -11,7 +11,7 @@ const WIDGET = "scfg_live";
 const ON = "SCFG.Live.On";
 const INTERVAL = "SCFG.Live.Interval";
 const DEFAULT_INTERVAL = 150;
-const KEPT_RESULTS = 32;
+const MAX_RESULTS = 32;
 const NODE_WIDTH = 340;
 
 /** Results by graph and execution id ("12:5" inside a subgraph), the newest run last. */
@@ -19,29 +19,29 @@ const results = new Map();
 
 let subscribed = null;
 
-const setting = (name, otherwise) => app.extensionManager?.setting?.get(name) ?? otherwise;
+const setting = (name, fallback) => app.extensionManager?.setting?.get(name) ?? fallback;
 
-/** Tell the server how often this page wants frames; where it wants none, old ones go, for they would mislead. */
+/** Tell the server how often this page wants frames; when the live view is off, drop old frames. */
 async function subscribe() {
   if (!api.clientId) return;
   if (!setting(ON, true)) results.clear();
   const interval = setting(ON, true) ? Math.max(1, Number(setting(INTERVAL, DEFAULT_INTERVAL))) / 1000 : null;
-  const wanted = JSON.stringify({ client: api.clientId, interval });
-  if (wanted === subscribed) return;
-  subscribed = wanted;
+  const request = JSON.stringify({ client: api.clientId, interval });
+  if (request === subscribed) return;
+  subscribed = request;
   refresh();
   try {
     const headers = { "Content-Type": "application/json" };
-    await api.fetchApi("/scfg/live", { method: "POST", headers, body: wanted });
+    await api.fetchApi("/scfg/live", { method: "POST", headers, body: request });
   } catch {
     subscribed = null;
   }
 }
 
-/** The page tells of a setting before it has the new value. */
+/** The page announces a setting before it stores the new value. */
 const changed = () => queueMicrotask(subscribe);
 
-/** The node with an execution id, in the workflow that is open; undefined where there is none. */
+/** The node with an execution id in the open workflow, or undefined. */
 function nodeAt(executionId) {
   let graph = app.rootGraph ?? app.graph;
   const path = String(executionId).split(":");
@@ -51,7 +51,7 @@ function nodeAt(executionId) {
 
 const isOpen = (result) => !result.graph || result.graph === (app.rootGraph ?? app.graph)?.id;
 
-/** The newest result of a node; looked up when it is drawn, for a node gets its id after it was made. */
+/** The newest result of a node; looked up when drawing, because a node gets its id after it is created. */
 function resultOf(node) {
   let found = null;
   for (const result of results.values()) if (isOpen(result) && nodeAt(result.node) === node) found = result;
@@ -59,8 +59,8 @@ function resultOf(node) {
 }
 
 function refresh(node) {
-  for (const each of node ? [node] : (app.canvas?.graph?.nodes ?? [])) {
-    each.widgets?.find(({ name }) => name === WIDGET)?.view?.refresh();
+  for (const target of node ? [node] : (app.canvas?.graph?.nodes ?? [])) {
+    target.widgets?.find(({ name }) => name === WIDGET)?.view?.refresh();
   }
 }
 
@@ -71,7 +71,7 @@ function receive(message) {
     result = new Result(message);
     results.delete(key);
     results.set(key, result);
-    if (results.size > KEPT_RESULTS) results.delete(results.keys().next().value);
+    if (results.size > MAX_RESULTS) results.delete(results.keys().next().value);
   }
   result.add(message);
   const node = isOpen(result) ? nodeAt(message.node) : undefined;
@@ -98,7 +98,7 @@ app.registerExtension({
       id: ON,
       category: ["S-CFG", "Live view", "On"],
       name: "Show regions and scales while sampling",
-      tooltip: "On the nodes S-CFG Guidance and S-CFG Attention. Off: nothing is drawn or sent.",
+      tooltip: "On S-CFG Guidance and S-CFG Attention. When off, nothing is drawn or sent.",
       type: "boolean",
       defaultValue: true,
       onChange: changed,
@@ -106,8 +106,8 @@ app.registerExtension({
     {
       id: INTERVAL,
       category: ["S-CFG", "Live view", "Interval"],
-      name: "Least time between two frames (ms)",
-      tooltip: "The steps in between are sent when the run has ended.",
+      name: "Minimum frame interval (ms)",
+      tooltip: "Skipped steps are sent when the run ends.",
       type: "slider",
       attrs: { min: 50, max: 2000, step: 50 },
       defaultValue: DEFAULT_INTERVAL,

@@ -1,4 +1,4 @@
-"""The files that voters download: read, and checked against the key of their page."""
+"""Read the files that voters download, and check them against the key of their page."""
 
 from __future__ import annotations
 
@@ -6,16 +6,14 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scfg_core.errors import expect
-
 from .key import LEFT, QUESTIONS, RIGHT, SAME, Key, PreferenceError, read_json
 
 
 def read_votes(key: Key, paths: Sequence[Path]) -> tuple[list[dict[str, dict[str, str]]], list[str]]:
-    """The answers of every voter, by pair and question, and notes on files that count for nothing.
+    """The answers of every voter, by pair and question, and notes on files that are not counted.
 
-    Of several files of one voter the newest counts. Raises `PreferenceError` for votes that are not of this page,
-    and where nobody has answered anything.
+    If a voter sent several files, the newest counts. Raises `PreferenceError` for votes on another page, and if
+    nobody has answered anything.
     """
     newest: dict[str, dict[str, Any]] = {}
     notes = []
@@ -23,11 +21,12 @@ def read_votes(key: Key, paths: Sequence[Path]) -> tuple[list[dict[str, dict[str
         votes = _checked(key, path)
         earlier = newest.setdefault(votes["voter"], votes)
         if earlier is not votes:
-            notes.append(f"{path.name}: voter {votes['voter']} again, of whose files the newest counts")
-            newest[votes["voter"]] = max(earlier, votes, key=lambda each: each["saved"])
+            notes.append(f"{path.name}: voter {votes['voter']} again; the newest file counts")
+            newest[votes["voter"]] = max(earlier, votes, key=lambda file: file["saved"])
     answers = [votes["answers"] for votes in newest.values() if votes["answers"]]
     notes += [f"voter {voter} has answered nothing" for voter, votes in newest.items() if not votes["answers"]]
-    expect(bool(answers), PreferenceError, "at least one answer", "none", "give the files that voters downloaded")
+    if not answers:
+        raise PreferenceError("expected at least one answer, got none: give the files that voters downloaded")
     return answers, notes
 
 
@@ -37,15 +36,27 @@ def _checked(key: Key, path: Path) -> dict[str, Any]:
         isinstance(votes.get(name), kind)
         for name, kind in {"study": str, "voter": str, "saved": str, "answers": dict}.items()
     )
-    expect(is_votes, PreferenceError, f"votes in {path}", "something else", "give files that the page saved")
-    remedy = "count them with the key of that page"
-    same = votes["study"] == key.study
-    expect(same, PreferenceError, f"votes of page {key.study} in {path}", votes["study"], remedy)
-    remedy = "the file was changed: ask for it again"
-    for pair, answers in votes["answers"].items():
-        expect(pair in key.left, PreferenceError, f"pairs of page {key.study} in {path}", repr(pair), remedy)
-        known = isinstance(answers, dict) and all(
-            question in QUESTIONS and answer in (LEFT, SAME, RIGHT) for question, answer in answers.items()
+    if not is_votes:
+        raise PreferenceError(f"expected votes in {path}, got something else: give files that the page saved")
+    if votes["study"] != key.study:
+        raise PreferenceError(
+            f"expected votes of page {key.study} in {path}, got {votes['study']}: "
+            "count them with the key of that page"
         )
-        expect(known, PreferenceError, f"answers of the page in {path}", answers, remedy)
+    for pair, answers in votes["answers"].items():
+        if pair not in key.left:
+            raise PreferenceError(
+                f"expected pairs of page {key.study} in {path}, got {pair!r}: "
+                "the file was changed, ask for it again"
+            )
+        if not _are_answers(answers):
+            raise PreferenceError(
+                f"expected answers of the page in {path}, got {answers}: the file was changed, ask for it again"
+            )
     return votes
+
+
+def _are_answers(answers: Any) -> bool:
+    return isinstance(answers, dict) and all(
+        question in QUESTIONS and answer in (LEFT, SAME, RIGHT) for question, answer in answers.items()
+    )

@@ -2,10 +2,14 @@
 
 from collections.abc import Hashable, Sequence
 from dataclasses import dataclass
+from typing import TypeVar
 
 from torch import Tensor
 
 from ..grid import Grid
+
+Key = TypeVar("Key", bound=Hashable)
+"""By which a host knows a prompt."""
 
 
 @dataclass(frozen=True)

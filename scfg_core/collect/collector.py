@@ -14,8 +14,8 @@ a time exists, while their columns are propagated. Nothing of ours computes the 
 """
 
 import threading
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from typing import Any, TypeVar
+from collections.abc import Callable, Mapping, Sequence
+from typing import TypeVar
 
 import torch
 import torch.nn.functional as F
@@ -29,7 +29,7 @@ from ..method.settings import Settings
 from ..prompt import Prompt
 from .backend import BACKENDS, Backend, BackendName, PyTorch, backend_for, distrust
 from .budget import MIB, MemoryBudget, is_out_of_memory
-from .calls import LayerCall, Rows
+from .calls import Key, LayerCall, Rows
 from .columns import arrange, kept_keys, split, widths
 from .operators import SelfHeads
 from .sums import PromptSums
@@ -66,11 +66,11 @@ class Collector:
         self._lock = threading.Lock()
         self.begin({})
 
-    def begin(self, prompts: Mapping[Any, Prompt]) -> None:
+    def begin(self, prompts: Mapping[Key, Prompt]) -> None:
         """Forget the last evaluation; the next rows belong to `prompts`."""
         with self._lock:
             self._sums = PromptSums(self.settings, prompts)
-            self._pending: dict[tuple[str, Hashable, int], tuple[LayerCall, slice]] = {}
+            self._pending: dict[tuple[str, Key, int], tuple[LayerCall, slice]] = {}
             self.skipped: set[str] = set()
             """Layers of this evaluation whose calls did not fit: other nodes tile or merge their tokens."""
 
@@ -234,7 +234,7 @@ class Collector:
         self._sums.add(part, split(columns, prompt, self.settings), grid)
 
     @staticmethod
-    def _key(call: LayerCall, part: Rows) -> tuple[str, Hashable, int]:
+    def _key(call: LayerCall, part: Rows) -> tuple[str, Key, int]:
         return call.layer, part.prompt, part.first_image
 
 

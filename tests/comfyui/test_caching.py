@@ -62,7 +62,7 @@ def test_two_samplers_on_one_model_each_have_their_own_result(server):
 def test_a_latent_that_no_run_made_is_an_error(server):
     prompt = graph(seed=31)
     prompt["view_result"]["inputs"]["latent"] = ["4", 0]
-    assert "got another one" in (server.run(prompt).error or "")
+    assert "got another latent" in (server.run(prompt).error or "")
 
 
 def test_a_result_without_its_latent_is_not_run(server):

@@ -139,8 +139,8 @@ def test_a_slow_page_costs_frames_and_not_time(parts, server):
         time.sleep(0.03)
         view.evaluated(run, an_evaluation(parts, index))
     server.slow.set()
-    frames = server.frames(parts.live.QUEUED + 1)
-    assert 0 < len(frames) <= parts.live.QUEUED + 1
+    frames = server.frames(parts.live.QUEUE_SIZE + 1)
+    assert 0 < len(frames) <= parts.live.QUEUE_SIZE + 1
     assert frames[-1]["index"] == STEPS - 1
 
 

@@ -11,7 +11,7 @@ STEPS, SIDE = 6, 4
 
 @pytest.fixture(scope="module")
 def parts(pack):
-    wanted = {"mask": "nodes.token_mask", "pictures": "nodes.pictures", "record": "scfg_core.run.record"}
+    wanted = {"mask": "nodes.token_mask", "images": "nodes.images", "record": "scfg_core.run.record"}
     wanted |= {"prompt": "scfg_core.prompt", "grid": "scfg_core.grid", "fingerprint": "scfg_core.run.fingerprint"}
     return SimpleNamespace(
         **{key: importlib.import_module(f"{pack.__name__}.{path}") for key, path in wanted.items()}
@@ -43,15 +43,15 @@ def a_run(parts, every=1, soft=1):
 
 def test_steps_count_from_one(parts):
     run = a_run(parts)
-    assert [parts.pictures.evaluation_at(run, step) for step in (1, 2, STEPS, -1)] == [0, 1, STEPS - 1, STEPS - 1]
+    assert [parts.images.evaluation_at(run, step) for step in (1, 2, STEPS, -1)] == [0, 1, STEPS - 1, STEPS - 1]
     for step in (0, STEPS + 1):
         with pytest.raises(ValueError, match=f"expected a step from 1 to {STEPS}, got {step}"):
-            parts.pictures.evaluation_at(run, step)
+            parts.images.evaluation_at(run, step)
 
 
 def test_of_a_long_run_the_nearest_step_that_was_kept_is_shown(parts):
     run = a_run(parts, every=2)
-    assert [parts.pictures.evaluation_at(run, step) for step in (1, 3, 4, 5)] == [0, 1, 2, 2]
+    assert [parts.images.evaluation_at(run, step) for step in (1, 3, 4, 5)] == [0, 1, 2, 2]
 
 
 @pytest.mark.parametrize("step", [0, 25, -1])

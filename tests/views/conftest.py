@@ -1,4 +1,4 @@
-"""A made-up run: two pictures, a 4×6 grid, a prompt with a word of two tokens, three evaluations."""
+"""A synthetic run: two images, a 4×6 grid, a prompt with a word of two tokens, three evaluations."""
 
 import pytest
 import torch

@@ -1,4 +1,4 @@
-"""Pictures of a trace: who is named, in which colour, how large, and that nothing covers anything."""
+"""Images of a run: names, colours and sizes are right, and nothing covers anything."""
 
 from dataclasses import replace
 
@@ -60,7 +60,7 @@ def test_little_words_take_their_colours_last():
     assert [colours[word] for word in ("horse", "grass", "a", "on")] == list(WORDS[:4])
 
 
-def test_names_of_colours_look_like_themselves():
+def test_colour_names_get_their_own_colour():
     words = prompt("horse", "red", "sky", "Blue", "red")
     colours = [owner.colour for owner in owners_of(Run(prompts=[words]))][:5]
     assert colours[1] == WORDS[5]
@@ -96,28 +96,28 @@ def test_areas_and_scales_of_the_legend_are_those_of_the_maps(run):
 
 @pytest.mark.parametrize("image", [0, 1])
 def test_segmentation_shows_its_map_uncovered_beside_the_legend(run, image):
-    picture = views.segmentation(run, image=image, longest=240)
-    assert picture.dtype == np.uint8
+    drawn = views.segmentation(run, image=image, longest=240)
+    assert drawn.dtype == np.uint8
     expected = frame(label_picture(run.evaluations[-1].labels[image].numpy(), owners_of(run), 160, 240))
-    assert np.array_equal(picture[GAP : GAP + 162, GAP : GAP + 242], expected)
-    assert picture.shape[1] > 242 + 2 * GAP + 100
+    assert np.array_equal(drawn[GAP : GAP + 162, GAP : GAP + 242], expected)
+    assert drawn.shape[1] > 242 + 2 * GAP + 100
 
 
 def test_label_map_has_the_owners_colours_and_no_line_inside_a_word(run):
     owners = owners_of(run)
     labels = np.array([[1, 2], [1, -1]])
-    picture = label_picture(labels, owners, 20, 20)
+    drawn = label_picture(labels, owners, 20, 20)
     astro = np.array(owner_named(run, "astro").colour)
-    assert (picture[:10] == astro)[:9].all()
-    assert (picture[15, 15] == NOBODY).all()
+    assert (drawn[:10] == astro)[:9].all()
+    assert (drawn[15, 15] == NOBODY).all()
 
 
 def test_overlay_keeps_the_picture_visible(run):
     base = np.zeros((8, 8, 3), dtype=np.uint8)
     base[:, 4:] = 255
     labels = np.full((2, 2), 3)
-    picture = label_picture(labels, owners_of(run), 16, 16, base=base)
-    assert picture[8, 12].sum() > picture[8, 2].sum() + 100
+    drawn = label_picture(labels, owners_of(run), 16, 16, base=base)
+    assert drawn[8, 12].sum() > drawn[8, 2].sum() + 100
 
 
 def test_unknown_labels_are_drawn_as_nobodys(run):
@@ -140,17 +140,17 @@ def test_long_legends_are_summed_up(run):
 
 
 def test_scale_map_is_white_where_guidance_is_plain_and_red_where_stronger(run):
-    picture = heat(np.array([[1.0, 2.0], [0.5, 1.0]]), np.log(2), 2, 2).astype(int)
-    assert (picture[0, 0] == diverging(np.zeros(1))[0]).all()
-    assert picture[0, 1, 0] > picture[0, 1, 2] + 50
-    assert picture[1, 0, 2] > picture[1, 0, 0] + 50
+    drawn = heat(np.array([[1.0, 2.0], [0.5, 1.0]]), np.log(2), 2, 2).astype(int)
+    assert (drawn[0, 0] == diverging(np.zeros(1))[0]).all()
+    assert drawn[0, 1, 0] > drawn[0, 1, 2] + 50
+    assert drawn[1, 0, 2] > drawn[1, 0, 0] + 50
 
 
 @pytest.mark.parametrize("height", [40, 256])
 def test_scale_map_has_a_colour_bar_beside_it(run, height):
-    picture = views.scale_map(run.evaluations[0], longest=height)
-    assert picture.shape[1] > height + 2 + 3 * GAP + 30
-    assert picture.shape[2] == 3
+    drawn = views.scale_map(run.evaluations[0], longest=height)
+    assert drawn.shape[1] > height + 2 + 3 * GAP + 30
+    assert drawn.shape[2] == 3
 
 
 def test_extreme_ratios_are_drawn(run):

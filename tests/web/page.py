@@ -149,12 +149,12 @@ class ComfyPage:
         """Wait until it has drawn so many frames."""
         self.wait("([kind, frames]) => nodesOf(kind).length && framesOf(kind) === frames", [kind, frames])
 
-    def told(self, kind: str) -> str:
-        """What it says to those who hear it; that is what it shows."""
+    def label(self, kind: str) -> str:
+        """Its label for screen readers, which describes what it shows."""
         return self.ask("kind => viewOf(kind).canvas.getAttribute('aria-label')", kind)
 
-    def tells(self, kind: str, part: str) -> None:
-        """Wait until it says so."""
+    def shows(self, kind: str, part: str) -> None:
+        """Wait until its label has this part."""
         self.wait("([kind, part]) => viewOf(kind).canvas.getAttribute('aria-label').includes(part)", [kind, part])
 
     def legend(self, kind: str) -> list[str]:
@@ -163,7 +163,7 @@ class ComfyPage:
         )
 
     def point(self, kind: str, area: str, text: str | None = None, x: float = 0.5, y: float = 0.5) -> None:
-        """Move the mouse to a place 0…1 of an area of it: a picture, the slider, a word of the legend."""
+        """Move the mouse to a position 0…1 in one of its areas: an image, the slider, a word of the legend."""
         self.page.mouse.move(*self.ask("where => placeOf(where)", [kind, area, text, x, y]))
 
     def click(self, kind: str, area: str, text: str | None = None, x: float = 0.5) -> None:

@@ -36,7 +36,7 @@ def test_the_template_opens_and_the_view_fills_in_while_it_samples(page):
         changed,
     )
     page.look_at(GUIDANCE)
-    page.tells(GUIDANCE, "appear here")
+    page.shows(GUIDANCE, "Run to see regions")
     page.shot(f"{page.renderer}-before")
     page.ask(
         """() => {
@@ -50,7 +50,7 @@ def test_the_template_opens_and_the_view_fills_in_while_it_samples(page):
     page.wait("() => framesOf('SCFGGuidance') > 2")
     page.shot(f"{page.renderer}-while-sampling")
     page.ended()
-    page.tells(GUIDANCE, f"step {MANY_STEPS} of {MANY_STEPS}")
+    page.shows(GUIDANCE, f"step {MANY_STEPS} of {MANY_STEPS}")
     assert len(page.ask("() => [...drawnWhileRunning]")) > 1, "nothing was drawn before the end"
     page.shot(f"{page.renderer}-after")
 
@@ -58,17 +58,17 @@ def test_the_template_opens_and_the_view_fills_in_while_it_samples(page):
 def test_slider_arrow_keys_hover_and_solo(page):
     sampled(page)
     page.click(GUIDANCE, "slider", x=0.0)
-    page.tells(GUIDANCE, f"step 1 of {STEPS}")
+    page.shows(GUIDANCE, f"step 1 of {STEPS}")
     page.page.keyboard.press("ArrowRight")
-    page.tells(GUIDANCE, f"step 2 of {STEPS}")
+    page.shows(GUIDANCE, f"step 2 of {STEPS}")
     page.point(GUIDANCE, "slider", x=0.1)
     page.page.mouse.down()
     page.point(GUIDANCE, "slider", x=1.0)
     page.page.mouse.up()
-    page.tells(GUIDANCE, f"step {STEPS} of {STEPS}")
-    page.point(GUIDANCE, "picture", x=0.5, y=0.55)
-    page.tells(GUIDANCE, ". Here ")
-    assert "mean γ" in page.told(GUIDANCE)
+    page.shows(GUIDANCE, f"step {STEPS} of {STEPS}")
+    page.point(GUIDANCE, "image", x=0.5, y=0.55)
+    page.shows(GUIDANCE, ". Here ")
+    assert "mean γ" in page.label(GUIDANCE)
     page.shot(f"{page.renderer}-hover")
     word = page.legend(GUIDANCE)[1]
     page.click(GUIDANCE, "word", word)
@@ -158,7 +158,7 @@ def test_attention_and_guidance_show_the_same_run(page):
     page.shot(f"{page.renderer}-attention")
     page.look_at(GUIDANCE)
     page.filled(GUIDANCE)
-    assert page.told(GUIDANCE) == page.told(ATTENTION)
+    assert page.label(GUIDANCE) == page.label(ATTENTION)
 
 
 def test_switched_off_nothing_is_sent(page):
@@ -170,7 +170,7 @@ def test_switched_off_nothing_is_sent(page):
     page.run()
     page.ended()
     assert page.events() == []
-    page.tells(GUIDANCE, "off in the settings")
+    page.shows(GUIDANCE, "off in the settings")
     page.ask("async () => { await app.extensionManager.setting.set('SCFG.Live.On', true) }")
     sampled(page)
 
@@ -178,9 +178,9 @@ def test_switched_off_nothing_is_sent(page):
 def test_switched_off_the_old_run_goes_at_once(page):
     sampled(page)
     page.ask("async () => { await app.extensionManager.setting.set('SCFG.Live.On', false) }")
-    page.tells(GUIDANCE, "off in the settings")
+    page.shows(GUIDANCE, "off in the settings")
     page.ask("async () => { await app.extensionManager.setting.set('SCFG.Live.On', true) }")
-    page.tells(GUIDANCE, "Run: regions")
+    page.shows(GUIDANCE, "Run to see regions")
 
 
 @pytest.mark.parametrize(
@@ -207,8 +207,8 @@ def test_words_are_text_and_never_markup(page, word):
         word,
     )
     page.filled(GUIDANCE, 1)
-    page.point(GUIDANCE, "picture", x=0.2, y=0.5)
-    page.tells(GUIDANCE, f"Here {word}: 50 %")
+    page.point(GUIDANCE, "image", x=0.2, y=0.5)
+    page.shows(GUIDANCE, f"Here {word}: 50 %")
     assert page.legend(GUIDANCE)[0] == word
     assert page.ask("() => viewOf('SCFGGuidance').element.querySelectorAll('*').length") == 1
     assert page.ask("() => window.hurt") is None

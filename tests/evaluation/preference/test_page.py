@@ -66,7 +66,7 @@ def test_the_seed_and_the_pictures_decide_the_page(out, page):
         ({"pairs": DRAWN + 1}, "1 to 30 pairs"),
         ({"pairs": 0}, "1 to 30 pairs"),
         ({"scale": 3.0}, f"{B} at γ 7.5, {A} at γ 7.5"),
-        ({"arms": (A, "unknown")}, "pictures of unknown"),
+        ({"arms": (A, "unknown")}, "images of unknown"),
         ({"arms": (A, A)}, "two arms"),
     ],
 )
@@ -114,4 +114,4 @@ def test_a_mistake_ends_a_command_with_one_line(out, capsys):
         build.main([str(out), "--arms", *ARMS, "--scale", "9", "--to", str(out / "page")])
     with pytest.raises(SystemExit, match="2"):
         result.main([str(out / "page.key.json"), str(out / "votes.json")])
-    assert "expected pictures of" in (said := capsys.readouterr().err) and "Traceback" not in said
+    assert "expected images of" in (said := capsys.readouterr().err) and "Traceback" not in said
