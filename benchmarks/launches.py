@@ -1,6 +1,6 @@
 """What our own part launches in one evaluation on a CUDA device, and the bytes that it moves: no GPU is needed.
 
-A collector and a session run on tensors without values, as they would on a card of 12 GiB with fp16 models in their
+A collector and a session run on tensors without values, as they would on a card of 24 GiB with fp16 models in their
 true layouts, once by the Triton kernels and once by PyTorch. A launch is a dispatched operation that writes memory;
 views and empty allocations are none, a Triton kernel is one. The bytes are those of every launch's operands and
 results.
@@ -27,7 +27,7 @@ from scfg_core.collect.collector import Collector
 from scfg_core.run.noise import NoiseLevel
 from scfg_core.run.session import Placement, Predictions, Session
 
-CARD = 12 * GIB
+CARD = 24 * GIB
 TOKENS = 77
 EMPTY = ("empty", "new_empty", "empty_like", "empty_strided", "_unsafe_view", "lift_fresh", "alias", "detach")
 META = torch.device("meta")

@@ -25,8 +25,11 @@ CPU_BLOCK = 2 * MIB
 """Scores at a time on a CPU: they stay in the cache of one core."""
 
 SMALLEST_BLOCK = MIB // 2
+GREATEST_BLOCK = 512 * MIB
+"""Scores at a time on other devices, at most."""
+
 FEW_MAPS = 512 * MIB
-"""S of several images may exist at a time up to this size; beyond, of a quarter of the call's images."""
+"""S of several rows may exist at a time up to this size; beyond, of half of the call's rows: one for an image."""
 
 NO_MEMORY = (
     "out of memory",  # CUDA, ROCm, XPU, MPS
@@ -69,7 +72,7 @@ class MemoryBudget:
         if limit is None:
             part = 0 if kind == "cpu" or total_bytes is None else total_bytes // BUDGET_PART
             limit = min(max(part, LEAST_BUDGET), GREATEST_BUDGET)
-        return cls(limit, CPU_BLOCK if kind == "cpu" else LEAST_BUDGET)
+        return cls(limit, CPU_BLOCK if kind == "cpu" else GREATEST_BLOCK)
 
     @classmethod
     def of(cls, tensor: Tensor, limit: int | None = None) -> "MemoryBudget":
@@ -80,7 +83,7 @@ class MemoryBudget:
         """Of how many of a call's images S may exist at a time, `map_bytes` each, beside `scores` bytes of scores;
         0 = not even of one.
         """
-        room = min(self.limit - scores, max(FEW_MAPS, images * map_bytes // 4))
+        room = min(self.limit - scores, max(FEW_MAPS, images * map_bytes // 2))
         return max(0, min(images, room // map_bytes))
 
     def run(self, compute: Callable[[], Result]) -> Result:

@@ -14,7 +14,7 @@ a time exists, while their columns are propagated. Nothing of ours computes the 
 """
 
 import threading
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from typing import TypeVar
 
 import torch
@@ -70,7 +70,7 @@ class Collector:
         """Forget the last evaluation; the next rows belong to `prompts`."""
         with self._lock:
             self._sums = PromptSums(self.settings, prompts)
-            self._pending: dict[tuple[str, Key, int], tuple[LayerCall, slice]] = {}
+            self._pending: dict[tuple[str, Hashable, int], tuple[LayerCall, slice]] = {}
             self.skipped: set[str] = set()
             """Layers of this evaluation whose calls did not fit: other nodes tile or merge their tokens."""
 
@@ -197,7 +197,7 @@ class Collector:
             for _, _, operator in backend.operators(heads, [width] * len(heads.q), width, budget):
                 cross = operator.text_columns(slice(text.start, text.stop))
                 columns = F.pad(cross, (0, width - cross.shape[2]))
-                arrange(columns, len(text), prompt, self.settings)
+                arrange(columns, len(text), prompt, self.settings, whole=False)
                 pieces.append(operator.propagate(columns, weights) if needs_self_attention(weights) else columns)
                 del operator  # its S, before the next one is made
             return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
@@ -234,7 +234,7 @@ class Collector:
         self._sums.add(part, split(columns, prompt, self.settings), grid)
 
     @staticmethod
-    def _key(call: LayerCall, part: Rows) -> tuple[str, Key, int]:
+    def _key(call: LayerCall, part: Rows) -> tuple[str, Hashable, int]:
         return call.layer, part.prompt, part.first_image
 
 

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from ..method.fusion import Columns, columns_of_branch, select_columns
 from ..method.settings import Settings
+from ..precision import constant
 from ..prompt import Prompt
 from .calls import LayerCall
 
@@ -22,12 +23,15 @@ def widths(prompt: Prompt, settings: Settings) -> dict[Columns, int]:
     return {kind: count[kind] for kind in columns_of_branch(prompt.branch, settings)}
 
 
-def arrange(cross: Tensor, keys: int, prompt: Prompt, settings: Settings) -> None:
-    """Bring the prompt's columns to the front of C (b, n, w), which has `keys` columns of whole repeats."""
+def arrange(cross: Tensor, keys: int, prompt: Prompt, settings: Settings, whole: bool = True) -> None:
+    """Bring the prompt's columns to the front of C (b, n, w), which has `keys` columns of whole repeats.
+
+    whole  rows of C sum to 1; not in a joint layer.
+    """
     kinds = tuple(widths(prompt, settings))
     tokens = prompt.num_tokens
-    if kinds == ("start_and_rest",) and keys == tokens and prompt.start_tokens == (0,):
-        torch.sub(cross[..., :keys].sum(dim=-1), cross[..., 0], out=cross[..., 1])
+    if whole and kinds == ("start_and_rest",) and keys == tokens and prompt.start_tokens == (0,):
+        torch.sub(constant(1.0, cross.dtype, cross.device), cross[..., 0], out=cross[..., 1])
         return
     if kinds == ("tokens",) and keys == tokens == len(prompt.owners) and len(prompt.start_tokens) < 2:
         return

@@ -54,15 +54,22 @@ class Operator(ABC):
     """S of some images."""
 
     @abstractmethod
+    def propagate(self, columns: Tensor, power_weights: Sequence[float]) -> Tensor:
+        """Σ_r w_r Sʳ X (Eq. 10) for X (b, n, t), which stays as it is; some weight beyond w_0 is above 0."""
+
+    def text_columns(self, text: slice) -> Tensor:
+        """C (b, n, L) of a joint layer: the columns of its text keys."""
+        raise NotImplementedError(f"{type(self).__name__} does not serve joint layers")
+
+
+class Product(Operator):
+    """An operator that multiplies columns by S: Eq. 10 by Horner's rule."""
+
+    @abstractmethod
     def apply(self, values: Tensor, base: Tensor, alpha: float, beta: float) -> Tensor:
         """α S Y + β X for Y and X (b, n, t), which stay as they are."""
 
-    @abstractmethod
-    def text_columns(self, text: slice) -> Tensor:
-        """C (b, n, L) of a joint layer: the columns of its text keys."""
-
     def propagate(self, columns: Tensor, power_weights: Sequence[float]) -> Tensor:
-        """Σ_r w_r Sʳ X (Eq. 10) for X (b, n, t), by Horner's rule; some weight beyond w_0 is above 0."""
         highest = max(power for power, weight in enumerate(power_weights) if weight > 0)
         result, alpha = columns, power_weights[highest]
         for weight in reversed(power_weights[:highest]):
@@ -73,7 +80,7 @@ class Operator(ABC):
 # ---- PyTorch -----------------------------------------------------------------------------------------------
 
 
-class StoredMap(Operator):
+class StoredMap(Product):
     """S (b, n, n), stored; its rows sum to 1, or to less in a joint layer."""
 
     def __init__(self, heads: SelfHeads, budget: MemoryBudget) -> None:
@@ -90,7 +97,7 @@ class StoredMap(Operator):
         return self._all[..., text]
 
 
-class RowBlocks(Operator):
+class RowBlocks(Product):
     """Rows of S are computed again for every product, and multiplied as soon as they are there."""
 
     def __init__(self, heads: SelfHeads, budget: MemoryBudget) -> None:
@@ -134,23 +141,29 @@ class FlashAttention(Operator):
         self._q, self._k = (_widened(side, self._room, dtype) for side in (heads.q, heads.k))
         self._scale = heads.scale
 
+    @full_precision
     def propagate(self, columns: Tensor, power_weights: Sequence[float]) -> Tensor:
         batch, n, width = columns.shape
         mean = columns.mean(dim=1, keepdim=True)
         deviation = columns.new_zeros((batch, n, self._room))
         torch.div(columns, mean.clamp(min=TINY), out=deviation[..., :width]).sub_(1)
-        return torch.addcmul(mean, mean, super().propagate(deviation, power_weights)[..., :width])
+        highest = max(power for power, weight in enumerate(power_weights) if weight > 0)
+        values = torch.mul(deviation, power_weights[highest], out=self._halves(deviation))
+        for weight in reversed(power_weights[1:highest]):
+            values = torch.add(self._attend(values), deviation, alpha=weight, out=self._halves(deviation))
+        result = self._attend(values)
+        if power_weights[0]:
+            result = torch.add(result, deviation, alpha=power_weights[0])
+        return torch.addcmul(mean, mean, result[..., :width])
 
-    @full_precision
-    def apply(self, values: Tensor, base: Tensor, alpha: float, beta: float) -> Tensor:
-        halves = torch.mul(values, alpha, out=torch.empty_like(values, dtype=self._q.dtype))
-        shared = halves[:, None].expand(-1, self._q.shape[1], -1, -1)
+    def _attend(self, values: Tensor) -> Tensor:
+        """Head mean (b, n, room) in fp32 of the attention with values (b, n, room)."""
+        shared = values[:, None].expand(-1, self._q.shape[1], -1, -1)
         answer = F.scaled_dot_product_attention(self._q, self._k, shared, scale=self._scale)
-        answer = answer.mean(dim=1, dtype=torch.float32)
-        return torch.add(answer, base, alpha=beta) if beta else answer
+        return answer.mean(dim=1, dtype=torch.float32)
 
-    def text_columns(self, text: slice) -> Tensor:
-        raise NotImplementedError("a joint layer has no attention of its own whose rows sum to 1 over the image")
+    def _halves(self, like: Tensor) -> Tensor:
+        return torch.empty_like(like, dtype=self._q.dtype)
 
 
 TINY = 1e-30

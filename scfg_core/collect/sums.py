@@ -63,5 +63,7 @@ class PromptSums:
         if not parts:
             raise ShapeError(f"expected maps of prompt {key!r}, got none: observe its rows first")
         maps = [fusion.result() for _, fusion in sorted(parts, key=lambda pair: pair[0])]
+        if len(maps) == 1:
+            return maps[0]
         values = torch.cat([part.values.to(maps[0].values.device) for part in maps])
         return TokenMaps(values, maps[0].grid, maps[0].renormalised)

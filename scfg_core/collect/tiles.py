@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 from torch import Tensor
 
 from . import fused
-from .operators import Operator, SelfHeads
+from .operators import Operator, Product, SelfHeads
 
 HALF_FROM = 64 * 1024 * 1024
 """S of one image is kept in fp16 where it would take more bytes than this in fp32."""
@@ -41,7 +41,7 @@ def cross_maps(q: Tensor, k: Tensor, scale: float, kept: Tensor | None, width: i
     return fused.head_mean(q, k, fused.row_lse(q, k, scale, kept), scale, kept, False, width)
 
 
-class Tiles(Operator):
+class Tiles(Product):
     """What both have: q, k and the log-sum-exp of every row, from which any tile of S can be computed."""
 
     def __init__(self, heads: SelfHeads, lse: Tensor, narrow: Narrow) -> None:

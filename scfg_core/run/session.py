@@ -10,10 +10,9 @@ import logging
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import get_args
 
-import torch
 from torch import Tensor
 
 from ..collect.budget import CollectorOutOfMemory, is_out_of_memory
@@ -21,17 +20,17 @@ from ..collect.calls import Key, LayerCall
 from ..collect.collector import Collector
 from ..collect.layers import LayerChoice
 from ..errors import SettingsError
-from ..grid import Grid, patch_mean
+from ..grid import Grid
 from ..method.entries import Area, EntryMaps
 from ..method.fusion import TokenMaps
-from ..method.guidance import guidance_norm, ratio_map
+from ..method.guidance import guidance_norm, ratio_of_norm
 from ..method.segment import Segmentation, segment_entries
 from ..method.settings import Settings
 from ..prompt import Prompt
 from .guard import guarded
 from .noise import NoiseLevel
 from .notes import Note
-from .record import Evaluation, Facts, Run
+from .record import Facts, Observation, Run
 from .words import labels_of
 
 
@@ -126,7 +125,7 @@ class Session:
         run: Run,
         *,
         word_weights: Mapping[str, float] | Mapping[int, float] | None = None,
-        recorded: Callable[[Evaluation], None] | None = None,
+        recorded: Callable[[Observation], None] | None = None,
         resegment: Callable[[Segmentation], Segmentation] | None = None,
         collector: Collector | None = None,
     ) -> None:
@@ -181,13 +180,13 @@ class Session:
         segmentation, fresh = self._segmentation(predictions, cond, uncond)
         if segmentation is None:
             return None
-        ratio = None
+        norm, ratio = guidance_norm(predictions.delta), None
         if predictions.active and self.settings.strength > 0:
             weights = self._weights_by_label()
-            ratio = ratio_map(predictions.delta, segmentation, self.settings, predictions.guidance_scale, weights)
+            ratio = ratio_of_norm(norm, segmentation, self.settings, predictions.guidance_scale, weights)
         try:
-            image = None if preview is None else preview(ratio)
-            self._record(predictions, segmentation, ratio, fresh, image)
+            shown = None if preview is None else partial(preview, ratio)
+            self._record(predictions, segmentation, norm, ratio, fresh, shown)
         except Exception as error:  # the guidance does not depend on its record
             logging.exception("S-CFG could not record an evaluation", exc_info=error)
             self.run.note(Note.UNRECORDED)
@@ -282,37 +281,26 @@ class Session:
         self,
         predictions: Predictions,
         segmentation: Segmentation,
+        norm: Tensor,
         ratio: Tensor | None,
         fresh: bool,
-        preview: Tensor | None,
+        preview: Callable[[], Tensor] | None,
     ) -> None:
-        grid, noise = segmentation.grid, predictions.noise
-        unit = noise.epsilon_unit
-        norm = guidance_norm(predictions.delta) * (unit[:, 0] if isinstance(unit, Tensor) else unit)
-        self.run.add_flags(segmentation, norm)
-        applied = torch.ones_like(norm) if ratio is None else ratio[:, 0]
+        epsilon = predictions.noise.undivided_epsilon(predictions.x, predictions.uncond)
         soft = segmentation.scores if self.collection.soft_maps and fresh else None
-        evaluation = Evaluation(
+        observation = Observation(
             index=self._index,
             sigma=predictions.sigma,
             guidance_scale=predictions.guidance_scale,
-            labels=_compact(segmentation),
-            foreground=segmentation.foreground,
-            classifier=patch_mean(norm, grid),
-            rescaled=patch_mean(norm * applied, grid),
-            diffusion=patch_mean(guidance_norm(noise.epsilon(predictions.x, predictions.uncond)), grid),
-            ratio=patch_mean(applied, grid),
+            segmentation=replace(segmentation, scores=None),
+            norm=norm,
+            noise=predictions.noise,
+            uncond_norm=guidance_norm(epsilon),
+            ratio=ratio,
             fresh=fresh,
             preview=preview,
             soft=None if soft is None else soft.half(),
-            soft_labels=() if soft is None else segmentation.score_labels,
         )
-        self.run.add(evaluation)
+        self.run.add(observation)
         if self._recorded is not None:
-            self._recorded(evaluation)
-
-
-def _compact(segmentation: Segmentation) -> Tensor:
-    """Labels in the smallest integers that hold them."""
-    fits = segmentation.num_labels is not None and segmentation.num_labels <= torch.iinfo(torch.int16).max
-    return segmentation.labels.to(torch.int16 if fits else torch.int32)
+            self._recorded(observation)
