@@ -4,6 +4,7 @@ Records stay on the device until the run ends, so that recording never makes the
 them, and the flags, once.
 """
 
+import logging
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from itertools import groupby
@@ -163,12 +164,14 @@ class Facts:
 
     layers   how many layers were summed; grids: theirs, largest first.
     tokens   of all positive entries; prompts: how many of these there are.
+    backend  what computed the maps: "triton" or "pytorch".
     """
 
     layers: int
     grids: tuple[Grid, ...]
     tokens: int
     prompts: int
+    backend: str = "pytorch"
 
 
 @dataclass
@@ -253,17 +256,18 @@ class Run:
             self.token_sums[labels] = part.clone() if before is None else before.add_(part)
         self.token_count += 1
 
-    def add(self, observation: Observation) -> None:
-        """Record an evaluation; its maps are computed when somebody looks, or together with the next ones."""
-        self._waiting.append(observation)
+    def add(self, evaluation: Observation | Evaluation) -> None:
+        """Record an evaluation; an observation's maps are computed when somebody looks, or with the next ones."""
+        if isinstance(evaluation, Evaluation):
+            self._keep([evaluation])
+            return
+        self._waiting.append(evaluation)
         if len(self._waiting) >= MOST_WAITING:
             self._settle()
 
     def _settle(self) -> None:
         """Compute the records that wait, and fold what the user may have to be told of them into flags."""
         waiting, self._waiting = self._waiting, []
-        if not waiting:
-            return
         for seen in waiting:
             finite, separated = seen.segmentation.finite, seen.segmentation.has_foreground
             if finite is not None:
@@ -271,7 +275,21 @@ class Run:
             if separated is not None:
                 self._all_foreground = _both(self._all_foreground, separated.all())
             self._all_finite = _both(self._all_finite, torch.isfinite(seen.norm).all())
-        self._evaluations += evaluations_of([seen for seen in waiting if seen.index % self._stride == 0])
+        self._keep(self._records([seen for seen in waiting if seen.index % self._stride == 0]))
+
+    def _records(self, observations: list[Observation]) -> list[Evaluation]:
+        """The records of observations; what cannot be recorded is left out."""
+        try:
+            return evaluations_of(observations)
+        except Exception as error:
+            if len(observations) > 1:
+                return [record for seen in observations for record in self._records([seen])]
+            logging.exception("S-CFG could not record an evaluation", exc_info=error)
+            self.note(Note.UNRECORDED)
+            return []
+
+    def _keep(self, evaluations: list[Evaluation]) -> None:
+        self._evaluations += [kept for kept in evaluations if kept.index % self._stride == 0]
         while len(self._evaluations) > KEPT_EVALUATIONS:
             self._stride *= 2
             self._evaluations = [kept for kept in self._evaluations if kept.index % self._stride == 0]

@@ -266,6 +266,7 @@ class Session:
             grids=self._collector.grids_seen(),
             tokens=sum(self._collector.prompt(place.prompt).num_tokens for place in cond),
             prompts=len(cond),
+            backend=self._collector.backend or "pytorch",
         )
 
     def _weights_by_label(self) -> dict[int, float]:
