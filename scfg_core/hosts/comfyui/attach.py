@@ -6,7 +6,7 @@ copy of the model options (`run.SamplingRun`), so nothing stays behind after an 
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -47,30 +47,29 @@ class Attachment:
 
 
 def observe(
-    model: Any, collection: Collection, listener: Listener | None = None, trace: Trace | None = None
+    model: Any, collection: Collection, listeners: Sequence[Listener] = (), trace: Trace | None = None
 ) -> tuple[Any, Trace]:
     """A clone of `model` whose attention is observed, and its trace. The image stays bit-identical."""
-    return _attach(model, {"collection": collection}, listener, trace)
+    return _attach(model, {"collection": collection}, listeners, trace)
 
 
 def guide(
     model: Any,
     settings: Settings,
     word_weights: Mapping[str, float] | None = None,
-    listener: Listener | None = None,
+    listeners: Sequence[Listener] = (),
     trace: Trace | None = None,
 ) -> tuple[Any, Trace]:
     """A clone of `model` whose guidance is scaled per region (Eq. 12), and its trace."""
-    return _attach(model, {"settings": settings, "word_weights": dict(word_weights or {})}, listener, trace)
+    return _attach(model, {"settings": settings, "word_weights": dict(word_weights or {})}, listeners, trace)
 
 
 def _attach(
-    model: Any, changes: dict[str, Any], listener: Listener | None, trace: Trace | None
+    model: Any, changes: dict[str, Any], listeners: Sequence[Listener], trace: Trace | None
 ) -> tuple[Any, Trace]:
     clone = model.clone()
     before = clone.get_attachment(KEY) or Attachment(trace=trace or Trace())
-    listeners = before.listeners if listener is None else (*before.listeners, listener)
-    attachment = replace(before, listeners=listeners, **changes)
+    attachment = replace(before, listeners=(*before.listeners, *listeners), **changes)
     clone.set_attachments(KEY, attachment)
     wrappers = _Wrappers(attachment)
     for kind in ("outer_sample", "predict_noise", "calc_cond_batch", "apply_model"):

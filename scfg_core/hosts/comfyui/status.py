@@ -6,7 +6,7 @@ from ...run.record import Run
 
 def status_line(record: Run, guided: bool) -> str:
     """One line for the user, once the record is closed; `guided`: whether S-CFG changed the guidance at all."""
-    notes = "; ".join(record.notes)
+    notes = " · ".join(record.notes)
     facts = record.facts
     if not record.evaluations or facts is None:
         return f"S-CFG inactive: {notes or Note.NOTHING_SAMPLED.text}"
