@@ -1,4 +1,4 @@
-"""python -m benchmarks [backends|overhead|budget|host|layers|update] [options]; no name: backends, then host."""
+"""python -m benchmarks [NAME] [options], NAME one of `BENCHMARKS`; no name: backends, then host."""
 
 from __future__ import annotations
 
@@ -88,11 +88,20 @@ def update(options: argparse.Namespace) -> None:
     update.main(options)
 
 
+def launches(options: argparse.Namespace) -> None:
+    from . import launches
+
+    rows = launches.run()
+    report.show("What S-CFG launches per evaluation on a GPU", rows, launches.COLUMNS)
+    report.save(options.out / "launches.json", "launches", rows, clock.machine("cpu"))
+
+
 BENCHMARKS = {
     "backends": backends,
     "overhead": overhead,
     "budget": budget,
     "host": host,
+    "launches": launches,
     "layers": layers,
     "update": update,
 }

@@ -8,7 +8,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..scfg_core.run.record import Evaluation, Run
+from ..scfg_core.run.record import Observation, Run
 from ..scfg_core.run.trace import Trace
 from .live import LiveView
 
@@ -60,7 +60,7 @@ class NodeStatus:
         self._node_id = node_id
         self._remark = remark
 
-    def evaluated(self, run: Run, evaluation: Evaluation) -> None:
+    def evaluated(self, run: Run, evaluation: Observation) -> None:
         """Nothing to do: the status describes a whole run."""
 
     def finished(self, run: Run, status: str) -> None:

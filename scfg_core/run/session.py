@@ -10,28 +10,27 @@ import logging
 import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, partial
 from typing import get_args
 
-import torch
 from torch import Tensor
 
-from ..collect.budget import DEFAULT_BUDGET_MIB, CollectorOutOfMemory, is_out_of_memory
+from ..collect.budget import CollectorOutOfMemory, is_out_of_memory
 from ..collect.calls import Key, LayerCall
 from ..collect.collector import Collector
 from ..collect.layers import LayerChoice
 from ..errors import SettingsError
-from ..grid import Grid, patch_mean
+from ..grid import Grid
 from ..method.entries import Area, EntryMaps
 from ..method.fusion import TokenMaps
-from ..method.guidance import guidance_norm, ratio_map
+from ..method.guidance import guidance_norm, ratio_of_norm
 from ..method.segment import Segmentation, segment_entries
 from ..method.settings import Settings
 from ..prompt import Prompt
 from .guard import guarded
 from .noise import NoiseLevel
 from .notes import Note
-from .record import Evaluation, Facts, Run
+from .record import Facts, Observation, Run
 from .words import labels_of
 
 
@@ -42,7 +41,8 @@ class Collection:
     power_weights  weights of S⁰, S¹, …; None = those of the settings.
     layers         of the two deepest levels with attention: "all", the "last" three of each level,
                    or "auto": all where a level has at most six, else its last three.
-    budget_mib     most that one layer may take beyond its own tensors, MiB, > 0.
+    budget_mib     most that the self-attention maps of a layer may take, MiB, > 0; None = 256 on a CPU, a twelfth
+                   of a GPU's memory (256 … 2048).
     every          collect at every k-th evaluation, 1…100; between them the last labels serve.
     soft_maps      keep Ĉ of every evaluation (fp16, h·w·L numbers per evaluation).
 
@@ -51,7 +51,7 @@ class Collection:
 
     power_weights: tuple[float, ...] | None = None
     layers: LayerChoice = "auto"
-    budget_mib: float = DEFAULT_BUDGET_MIB
+    budget_mib: float | None = None
     every: int = 1
     soft_maps: bool = False
 
@@ -59,8 +59,8 @@ class Collection:
         choices = get_args(LayerChoice)
         if self.layers not in choices:
             raise SettingsError(f"expected layers of {', '.join(choices)}, got {self.layers!r}: choose one")
-        if not self.budget_mib > 0:
-            raise SettingsError(f"expected budget_mib > 0, got {self.budget_mib}: the default is 256")
+        if self.budget_mib is not None and not self.budget_mib > 0:
+            raise SettingsError(f"expected budget_mib > 0, got {self.budget_mib}: None leaves it to the device")
         if not 1 <= self.every <= 100:
             raise SettingsError(f"expected every from 1 to 100, got {self.every}: 1 collects every time")
 
@@ -115,6 +115,7 @@ class Session:
     word_weights  word or phrase of the prompts, or label → factor ≥ 0 on the guidance of its region.
     recorded      called with every evaluation's record, whose tensors are still on the device.
     resegment     gives what replaces every fresh segmentation: regions of the caller's own, on its grid.
+    collector     of these settings; None = one as the collection says.
     """
 
     def __init__(
@@ -124,8 +125,9 @@ class Session:
         run: Run,
         *,
         word_weights: Mapping[str, float] | Mapping[int, float] | None = None,
-        recorded: Callable[[Evaluation], None] | None = None,
+        recorded: Callable[[Observation], None] | None = None,
         resegment: Callable[[Segmentation], Segmentation] | None = None,
+        collector: Collector | None = None,
     ) -> None:
         self.settings = collection.applied_to(settings)
         self.collection = collection
@@ -135,7 +137,7 @@ class Session:
         self._word_weights = dict(word_weights or {})
         self._recorded = recorded
         self._resegment = resegment
-        self._collector = Collector(self.settings, collection.budget_mib)
+        self._collector = collector or Collector(self.settings, collection.budget_mib)
         self._given_up = False
         self._lock = threading.Lock()
         self._last: Segmentation | None = None
@@ -178,13 +180,13 @@ class Session:
         segmentation, fresh = self._segmentation(predictions, cond, uncond)
         if segmentation is None:
             return None
-        ratio = None
+        norm, ratio = guidance_norm(predictions.delta), None
         if predictions.active and self.settings.strength > 0:
             weights = self._weights_by_label()
-            ratio = ratio_map(predictions.delta, segmentation, self.settings, predictions.guidance_scale, weights)
+            ratio = ratio_of_norm(norm, segmentation, self.settings, predictions.guidance_scale, weights)
         try:
-            image = None if preview is None else preview(ratio)
-            self._record(predictions, segmentation, ratio, fresh, image)
+            shown = None if preview is None else partial(preview, ratio)
+            self._record(predictions, segmentation, norm, ratio, fresh, shown)
         except Exception as error:  # the guidance does not depend on its record
             logging.exception("S-CFG could not record an evaluation", exc_info=error)
             self.run.note(Note.UNRECORDED)
@@ -264,6 +266,7 @@ class Session:
             grids=self._collector.grids_seen(),
             tokens=sum(self._collector.prompt(place.prompt).num_tokens for place in cond),
             prompts=len(cond),
+            backend=self._collector.backend or "pytorch",
         )
 
     def _weights_by_label(self) -> dict[int, float]:
@@ -279,37 +282,26 @@ class Session:
         self,
         predictions: Predictions,
         segmentation: Segmentation,
+        norm: Tensor,
         ratio: Tensor | None,
         fresh: bool,
-        preview: Tensor | None,
+        preview: Callable[[], Tensor] | None,
     ) -> None:
-        grid, noise = segmentation.grid, predictions.noise
-        unit = noise.epsilon_unit
-        norm = guidance_norm(predictions.delta) * (unit[:, 0] if isinstance(unit, Tensor) else unit)
-        self.run.add_flags(segmentation, norm)
-        applied = torch.ones_like(norm) if ratio is None else ratio[:, 0]
+        epsilon = predictions.noise.undivided_epsilon(predictions.x, predictions.uncond)
         soft = segmentation.scores if self.collection.soft_maps and fresh else None
-        evaluation = Evaluation(
+        observation = Observation(
             index=self._index,
             sigma=predictions.sigma,
             guidance_scale=predictions.guidance_scale,
-            labels=_compact(segmentation),
-            foreground=segmentation.foreground,
-            classifier=patch_mean(norm, grid),
-            rescaled=patch_mean(norm * applied, grid),
-            diffusion=patch_mean(guidance_norm(noise.epsilon(predictions.x, predictions.uncond)), grid),
-            ratio=patch_mean(applied, grid),
+            segmentation=replace(segmentation, scores=None),
+            norm=norm,
+            noise=predictions.noise,
+            uncond_norm=guidance_norm(epsilon),
+            ratio=ratio,
             fresh=fresh,
             preview=preview,
             soft=None if soft is None else soft.half(),
-            soft_labels=() if soft is None else segmentation.score_labels,
         )
-        self.run.add(evaluation)
+        self.run.add(observation)
         if self._recorded is not None:
-            self._recorded(evaluation)
-
-
-def _compact(segmentation: Segmentation) -> Tensor:
-    """Labels in the smallest integers that hold them."""
-    fits = segmentation.num_labels is not None and segmentation.num_labels <= torch.iinfo(torch.int16).max
-    return segmentation.labels.to(torch.int16 if fits else torch.int32)
+            self._recorded(observation)

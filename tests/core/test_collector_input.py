@@ -101,7 +101,7 @@ def test_a_layer_that_is_left_out_stays_so_until_the_next_evaluation():
 @pytest.mark.parametrize(
     "how, words",
     [
-        ({"backend": "quick"}, ["quick", "stored", "matrix_free"]),
+        ({"backend": "quick"}, ["quick", "triton", "pytorch"]),
         ({"budget_mib": 0.0}, ["0"]),
         ({"budget_mib": -1.0}, ["-1"]),
     ],

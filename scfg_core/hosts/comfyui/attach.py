@@ -11,7 +11,7 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from ...method.settings import Settings
-from ...run.record import Evaluation, Run
+from ...run.record import Observation, Run
 from ...run.session import Collection
 from ...run.trace import Trace
 from .run import KEY, SamplingRun
@@ -20,7 +20,7 @@ from .run import KEY, SamplingRun
 class Listener(Protocol):
     """Receives the events of a model's runs, on the sampling thread, which must not wait."""
 
-    def evaluated(self, run: Run, evaluation: Evaluation) -> None:
+    def evaluated(self, run: Run, evaluation: Observation) -> None:
         """An evaluation was recorded; its tensors are still on the device."""
         ...
 
@@ -109,7 +109,7 @@ class _Wrappers:
         self._notify(lambda listener: listener.finished(run.record, run.status()))
         return output
 
-    def _evaluated(self, run: Run, evaluation: Evaluation) -> None:
+    def _evaluated(self, run: Run, evaluation: Observation) -> None:
         self._notify(lambda listener: listener.evaluated(run, evaluation))
 
     def _notify(self, event: Callable[[Listener], None]) -> None:

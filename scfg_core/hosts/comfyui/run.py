@@ -20,7 +20,7 @@ from ...run.fingerprint import Fingerprint
 from ...run.guard import guarded
 from ...run.noise import NoiseLevel
 from ...run.notes import Note
-from ...run.record import Evaluation, Run
+from ...run.record import Observation, Run
 from ...run.session import Collection, Predictions, Session
 from .models import architecture_of
 from .preview import Preview
@@ -42,7 +42,7 @@ class SamplingRun:
         collection: Collection,
         word_weights: Mapping[str, float],
         sigmas: Tensor,
-        evaluated: Callable[[Run, Evaluation], None],
+        evaluated: Callable[[Run, Observation], None],
     ) -> None:
         patcher = guider.model_patcher
         self._architecture = architecture_of(patcher.get_model_object("diffusion_model"))

@@ -3,6 +3,8 @@
 from ...run.notes import Note
 from ...run.record import Run
 
+BACKEND_NAMES = {"triton": "Triton", "pytorch": "PyTorch"}
+
 
 def status_line(record: Run, guided: bool) -> str:
     """One line for the user, once the record is closed; `guided`: whether S-CFG changed the guidance at all."""
@@ -13,6 +15,7 @@ def status_line(record: Run, guided: bool) -> str:
     grids = " + ".join(str(grid) for grid in facts.grids)
     parts = [f"{facts.layers} layers", f"grids {grids}", f"{facts.tokens} tokens"]
     parts.append("1 prompt" if facts.prompts == 1 else f"{facts.prompts} prompts")
+    parts.append(f"maps by {BACKEND_NAMES[facts.backend]}")
     parts.append(f"mean γ {record.mean_guidance():.1f}" if guided else "guidance unchanged")
     state = "active" if guided else "observing"
     return f"S-CFG {state}: {', '.join(parts)}" + (f" ({notes})" if notes else "")
