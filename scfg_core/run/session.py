@@ -8,7 +8,7 @@ reusing labels where an evaluation has no maps, giving up after running out of m
 
 import logging
 import threading
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property, partial
 from typing import get_args
@@ -106,6 +106,11 @@ class Predictions:
     def latent(self) -> Grid:
         return Grid(self.cond.shape[2], self.cond.shape[3])
 
+    def guided(self, ratio: Tensor | None) -> Tensor:
+        """The guided prediction (B, C, H, W), for a preview: Eq. 12, or Eq. 7 where r is None."""
+        delta = self.delta if ratio is None else self.delta * ratio
+        return self.uncond + self.guidance_scale * delta
+
 
 class Session:
     """State of one run into `run`: the one object through which a host reaches the core.
@@ -157,9 +162,13 @@ class Session:
         if self.observing:
             self._collector.observe(call)
 
-    def skip_layer(self, layer: str) -> None:
-        """Leave a layer out of this evaluation: another node changes what it attends to."""
-        self._collector.skip(layer)
+    def skip_layer(self, layer: str, prompts: Iterable[Hashable]) -> None:
+        """Leave a layer of these prompts out of this evaluation: another node changes what it attends to."""
+        self._collector.skip(layer, prompts)
+
+    def stop_observing(self) -> None:
+        """The rest of this evaluation's attention is not wanted."""
+        self.observing = False
 
     @guarded
     def ratio(
@@ -176,13 +185,14 @@ class Session:
         """
         if self._given_up:
             return None
-        self._end_observing()
+        self.stop_observing()
+        self._note_skipped()
         segmentation, fresh = self._segmentation(predictions, cond, uncond)
         if segmentation is None:
             return None
         norm, ratio = guidance_norm(predictions.delta), None
+        weights = self._weights_by_label()
         if predictions.active and self.settings.strength > 0:
-            weights = self._weights_by_label()
             ratio = ratio_of_norm(norm, segmentation, self.settings, predictions.guidance_scale, weights)
         try:
             shown = None if preview is None else partial(preview, ratio)
@@ -194,7 +204,8 @@ class Session:
 
     def end_batch(self) -> None:
         """The model ran all rows of this evaluation: what still waits for its cross-attention is dropped."""
-        self.observing = False
+        self.stop_observing()
+        self._note_skipped()
         self._collector.drop_pending()
 
     def end_evaluation(self) -> None:
@@ -216,8 +227,7 @@ class Session:
             logging.exception("S-CFG: internal error", exc_info=error)
             self.run.note(Note.INTERNAL_ERROR, error=error)
 
-    def _end_observing(self) -> None:
-        self.observing = False
+    def _note_skipped(self) -> None:
         if self._collector.skipped:
             self.run.note(Note.LAYER_SKIPPED)
 
@@ -227,15 +237,15 @@ class Session:
         """This evaluation's segmentation, else the last one that fits, else None; and whether it is fresh."""
         latent, images = predictions.latent, len(predictions.cond)
         self.run.prompts = [self._collector.prompt(place.prompt) for place in cond]
-        with_maps = self._with_maps(cond)
-        if with_maps:
-            positive = [self._entry(place, self._collector.token_maps, predictions) for place in with_maps]
+        active, with_maps = [place for place in cond if place.active], self._with_maps(cond)
+        if active and active == with_maps:
+            positive = [self._entry(place, self._collector.token_maps, predictions) for place in active]
             negative = [
                 self._entry(place, self._collector.foreground_maps, predictions)
                 for place in self._with_maps(uncond)
             ]
             segmentation = segment_entries(positive, negative, self.settings, latent)
-            if not any(self._collector.prompt(place.prompt).start_tokens for place in uncond):
+            if uncond and not any(self._collector.prompt(place.prompt).start_tokens for place in uncond):
                 segmentation = replace(segmentation, has_foreground=None)  # there is no START to say anything
             if self._resegment is not None:
                 segmentation = self._resegment(segmentation)
@@ -272,7 +282,7 @@ class Session:
     def _weights_by_label(self) -> dict[int, float]:
         weights: dict[int, float] = {}
         for word, weight in self._word_weights.items():
-            labels = (word,) if isinstance(word, int) else labels_of(word, self.run.prompts)
+            labels = labels_of(word, self.run.prompts) if isinstance(word, str) else (int(word),)
             if not labels:
                 self.run.note(Note.UNKNOWN_WORD, word=word)
             weights |= dict.fromkeys(labels, weight)

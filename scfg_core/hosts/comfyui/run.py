@@ -122,7 +122,7 @@ class SamplingRun:
 
     def _skip(self, reason: Note) -> None:
         self._skip_reason = reason
-        self.session.observing = False
+        self.session.stop_observing()
 
     def unwatch(self) -> None:
         """The host ran the conditionings."""
@@ -177,7 +177,7 @@ class SamplingRun:
             predictions,
             cond,
             uncond,
-            lambda ratio: self._preview(_guided_image(predictions, ratio)),
+            lambda ratio: self._preview(predictions.guided(ratio)),
         )
         self._guided |= ratio is not None
         return ratio
@@ -234,15 +234,9 @@ class SamplingRun:
         return status_line(self.record, self._guided)
 
 
-def _branches(conds: Sequence[Any]) -> tuple[Branch, ...]:
+def _branches(conds: Sequence[object]) -> tuple[Branch, ...]:
     """Of two lists the first is the positive one; which are what of three lists, the CFG function tells later."""
     return ("cond", "uncond") if len(conds) == 2 else ("both",) * len(conds)
-
-
-def _guided_image(predictions: Predictions, ratio: Tensor | None) -> Tensor:
-    """x0 under guidance, for the preview."""
-    delta = predictions.delta if ratio is None else predictions.delta * ratio
-    return predictions.uncond + predictions.guidance_scale * delta
 
 
 def _sigma_range(patcher: Any, settings: Settings) -> tuple[float, float] | None:

@@ -105,7 +105,7 @@ class Watcher:
         repeated = self._calls.get(layer, 0)
         self._calls[layer] = repeated + 1
         if bound.get("mask") is not None:
-            self.session.skip_layer(layer)
+            self.session.skip_layer(layer, [part.prompt for part in self.rows])
             return
         self._observe(AttentionCall(q, k, options, self.tokens, repeated=repeated), kwargs.get("scale"))
 
