@@ -27,6 +27,7 @@ from ..method.settings import Settings
 from ..prompt import Prompt
 from .budget import DEFAULT_BUDGET_MIB, Backend, MemoryBudget
 from .calls import LayerCall, Rows
+from .dead import drop_dead, restore_dead
 from .operators import Operators, cross_maps, joint_maps, self_operators
 from .sums import PromptSums
 
@@ -129,22 +130,24 @@ class Collector:
         for part in call.rows:
             with self._lock:
                 operators = self._pending.pop(self._key(call, part), None)
-            cross = cross_maps(call.q[part.rows], call.k[part.rows], call.scale, self.budget)
+            k, _ = drop_dead(call.k[part.rows], call.layout, self._sums.prompt(part.prompt))
+            cross = cross_maps(call.q[part.rows], k, call.scale, self.budget)
             self._add(part, cross, operators, call.grid)
 
     def _observe_joint(self, call: LayerCall) -> None:
         """Rows of S sum to less than 1: `after_fusion` divides by their sums, `per_layer` (the authors) does
         not."""
         normalise = self.settings.renormalise != "per_layer"
-        text, image = call.layout.text, call.layout.image
         for part in call.rows:
-            q, k = call.q[part.rows], call.k[part.rows]
+            k, layout = drop_dead(call.k[part.rows], call.layout, self._sums.prompt(part.prompt))
+            q, text, image = call.q[part.rows], layout.text, layout.image
             cross, operators = joint_maps(q, k, call.scale, self.budget, text, image, normalise)
             self._add(part, cross, operators, call.grid)
 
     def _add(self, part: Rows, cross: Tensor, operators: Operators | None, grid: Grid) -> None:
         """Propagate the columns that the prompt's branch needs, and add them to its sums."""
-        columns = self._sums.columns(part, fold_repeats(cross, self._sums.prompt(part.prompt).num_tokens))
+        prompt = self._sums.prompt(part.prompt)
+        columns = self._sums.columns(part, fold_repeats(restore_dead(cross, prompt), prompt.num_tokens))
         weights = self.settings.power_weights
         attention = operators or [None] * len(cross)
 

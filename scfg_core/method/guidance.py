@@ -64,6 +64,7 @@ def ratio_map(
     settings: Settings,
     guidance_scale: float,
     word_weights: Mapping[int, float] | None = None,
+    frames: int = 1,
 ) -> Tensor:
     """r = γ_i/γ at every cell (Eq. 13): (B, 1, H, W) in fp32 (fp64 for fp64 input).
 
@@ -71,6 +72,7 @@ def ratio_map(
     segmentation    of the same B images.
     guidance_scale  γ of this evaluation; γ ≤ 0 gives ones.
     word_weights    label → factor ≥ 0 on its region's ratio, applied after the clamp.
+    frames          how many images lie one below the other in the rows H; each is smoothed apart.
 
     In order: means → clamp → word weights → cap → smoothing → mean-preserving → strength. A cell that belongs to
     no prompt or whose η is not finite leaves all means and has r = 1; a region whose mean is 0 has r = 1. An image
@@ -95,7 +97,7 @@ def ratio_map(
     r = r.clamp(max=_ceiling(settings, guidance_scale))
     r = torch.where(valid, r, 1.0)
     if settings.smooth_ratio:
-        r = smooth_3x3(r[:, None])[:, 0]
+        r = smooth_3x3(r[:, None], frames)[:, 0]
     if settings.mean_preserving:
         mean = masked_mean(r, valid)
         r = torch.where(mean > 0, r / mean, r)

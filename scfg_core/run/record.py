@@ -78,12 +78,14 @@ class Facts:
 
     layers   how many layers were summed; grids: theirs, largest first.
     tokens   of all positive entries; prompts: how many of these there are.
+    by_magnitude  whether there were none: regions are patches of the latent (`method.magnitude`).
     """
 
     layers: int
     grids: tuple[Grid, ...]
     tokens: int
     prompts: int
+    by_magnitude: bool = False
 
 
 @dataclass

@@ -14,6 +14,7 @@ from functools import cached_property
 from typing import Any, get_args
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from ..collect.budget import DEFAULT_BUDGET_MIB, CollectorOutOfMemory, is_out_of_memory
@@ -25,6 +26,7 @@ from ..grid import Grid, patch_mean
 from ..method.entries import Area, EntryMaps
 from ..method.fusion import TokenMaps
 from ..method.guidance import guidance_norm, ratio_map
+from ..method.magnitude import magnitude_patches, magnitude_settings
 from ..method.segment import Segmentation, segment_entries
 from ..method.settings import Settings
 from ..prompt import Prompt
@@ -41,7 +43,8 @@ class Collection:
 
     power_weights  weights of S⁰, S¹, …; None = those of the settings.
     layers         of the two deepest levels with attention: "all", the "last" three of each level,
-                   or "auto": all where a level has at most six, else its last three.
+                   or "auto": all where a level has at most six, else its last three. Of a transformer's blocks:
+                   "all", the "last" five, or "auto": five between 30 and 50 % of its depth.
     budget_mib     most that one layer may take beyond its own tensors, MiB, > 0.
     every          collect at every k-th evaluation, 1…100; between them the last labels serve.
     soft_maps      keep Ĉ of every evaluation (fp16, h·w·L numbers per evaluation).
@@ -83,7 +86,8 @@ class Placement:
 class Predictions:
     """Both predictions of one evaluation.
 
-    x, cond, uncond  (B, C, H, W): what went into the model, and what it made of it with either prompt.
+    x, cond, uncond  (B, C, H, W) or, with frames, (B, C, T, H, W): what went into the model, and what it made of it
+                     with either prompt.
     noise            the noise level, and what a prediction is.
     sigma            noise level in the host's unit, for the record.
     guidance_scale   γ.
@@ -104,7 +108,27 @@ class Predictions:
 
     @property
     def latent(self) -> Grid:
-        return Grid(self.cond.shape[2], self.cond.shape[3])
+        """Size of the latent, its frames one below the other."""
+        return Grid(self.frames * self.cond.shape[-2], self.cond.shape[-1], self.frames)
+
+    @property
+    def frames(self) -> int:
+        return self.cond.shape[2] if self.cond.ndim == 5 else 1
+
+    def folded(self) -> "Predictions":
+        """The same with the frames one below the other, (B, C, T·H, W)."""
+        if self.cond.ndim == 4:
+            return self
+        signal, noise = (_fold(part) for part in (self.noise.signal, self.noise.noise))
+        x, cond, uncond = (rearrange(part, FOLD) for part in (self.x, self.cond, self.uncond))
+        return replace(self, x=x, cond=cond, uncond=uncond, noise=replace(self.noise, signal=signal, noise=noise))
+
+
+FOLD = "b c t h w -> b c (t h) w"
+
+
+def _fold(level: Tensor | float) -> Tensor | float:
+    return rearrange(level, FOLD) if isinstance(level, Tensor) and level.ndim == 5 else level
 
 
 class Session:
@@ -115,6 +139,7 @@ class Session:
     word_weights  word or phrase of the prompts, or label → factor ≥ 0 on the guidance of its region.
     recorded      called with every evaluation's record, whose tensors are still on the device.
     resegment     gives what replaces every fresh segmentation: regions of the caller's own, on its grid.
+    by_magnitude  whether evaluations without maps are guided by the magnitude of the guidance (`method.magnitude`).
     """
 
     def __init__(
@@ -126,6 +151,7 @@ class Session:
         word_weights: Mapping[str, float] | Mapping[int, float] | None = None,
         recorded: Callable[[Evaluation], None] | None = None,
         resegment: Callable[[Segmentation], Segmentation] | None = None,
+        by_magnitude: bool = False,
     ) -> None:
         self.settings = collection.applied_to(settings)
         self.collection = collection
@@ -135,6 +161,8 @@ class Session:
         self._word_weights = dict(word_weights or {})
         self._recorded = recorded
         self._resegment = resegment
+        self._by_magnitude = by_magnitude
+        self._unobserved: frozenset[Hashable] = frozenset()
         self._collector = Collector(self.settings, collection.budget_mib)
         self._given_up = False
         self._lock = threading.Lock()
@@ -145,6 +173,7 @@ class Session:
     def begin(self, prompts: Mapping[Any, Prompt]) -> bool:
         """Start an evaluation of these prompts; False where its attention need not be observed."""
         self._index += 1
+        self._unobserved = frozenset(key for key, prompt in prompts.items() if _says_nothing(prompt))
         self._collector.begin(prompts)
         self.observing = not self._given_up and self._index % self.collection.every == 0
         return self.observing
@@ -152,8 +181,13 @@ class Session:
     @guarded
     def observe(self, call: LayerCall) -> None:
         """Take one call of an attention layer; nothing of it is needed after the evaluation."""
-        if self.observing:
-            self._collector.observe(call)
+        wanted = call.of_prompts(self.needs_maps) if self.observing else None
+        if wanted is not None:
+            self._collector.observe(wanted)
+
+    def needs_maps(self, prompt: Hashable) -> bool:
+        """Whether the attention to a prompt is of use: without START an unconditional one is not."""
+        return prompt not in self._unobserved
 
     def skip_layer(self, layer: str) -> None:
         """Leave a layer out of this evaluation: another node changes what it attends to."""
@@ -167,7 +201,7 @@ class Session:
         uncond: Sequence[Placement],
         preview: Callable[[Tensor | None], Tensor] | None = None,
     ) -> Tensor | None:
-        """r (B, 1, H, W) for this evaluation, or None for plain CFG; records it either way.
+        """r (B, 1, H, W), or (B, 1, T, H, W), for this evaluation, or None for plain CFG; records it either way.
 
         cond, uncond  where the prompts act; the same prompts in the same order at every evaluation of a run.
         preview       from r to the predicted image, (B, 3, ≤256, ≤256) uint8.
@@ -175,20 +209,50 @@ class Session:
         if self._given_up:
             return None
         self._end_observing()
-        segmentation, fresh = self._segmentation(predictions, cond, uncond)
+        folded = predictions.folded()
+        segmentation, fresh = self._segmentation(folded, predictions.latent, cond, uncond)
         if segmentation is None:
-            return None
-        ratio = None
-        if predictions.active and self.settings.strength > 0:
-            weights = self._weights_by_label()
-            ratio = ratio_map(predictions.delta, segmentation, self.settings, predictions.guidance_scale, weights)
+            return self._magnitude(predictions, preview) if self._by_magnitude else None
+        return self._guide(predictions, segmentation, self.settings, fresh, preview)
+
+    @guarded
+    def ratio_by_magnitude(
+        self, predictions: Predictions, preview: Callable[[Tensor | None], Tensor] | None = None
+    ) -> Tensor | None:
+        """r for an evaluation whose attention cannot be observed (`method.magnitude`); records it."""
+        return None if self._given_up else self._magnitude(predictions, preview)
+
+    def _magnitude(
+        self, predictions: Predictions, preview: Callable[[Tensor | None], Tensor] | None
+    ) -> Tensor | None:
+        cond = predictions.cond
+        segmentation = magnitude_patches(len(cond), predictions.latent, cond.device)
+        self.run.facts = Facts(layers=0, grids=(segmentation.grid,), tokens=0, prompts=0, by_magnitude=True)
+        return self._guide(predictions, segmentation, magnitude_settings(self.settings), True, preview)
+
+    def _guide(
+        self,
+        predictions: Predictions,
+        segmentation: Segmentation,
+        settings: Settings,
+        fresh: bool,
+        preview: Callable[[Tensor | None], Tensor] | None,
+    ) -> Tensor | None:
+        """The ratio map of a segmentation, recorded."""
+        folded, ratio, shaped = predictions.folded(), None, None
+        if predictions.active and settings.strength > 0:
+            scale, frames = predictions.guidance_scale, predictions.frames
+            weights = {} if settings.regions == "patch" and self._by_magnitude else self._weights_by_label()
+            ratio = shaped = ratio_map(folded.delta, segmentation, settings, scale, weights, frames)
+            if predictions.cond.ndim == 5:
+                shaped = rearrange(ratio, "b one (t h) w -> b one t h w", t=frames)
         try:
-            image = None if preview is None else preview(ratio)
-            self._record(predictions, segmentation, ratio, fresh, image)
+            image = None if preview is None else preview(shaped)
+            self._record(folded, segmentation, ratio, fresh, image)
         except Exception as error:  # the guidance does not depend on its record
             logging.exception("S-CFG could not record an evaluation", exc_info=error)
             self.run.note(Note.UNRECORDED)
-        return ratio
+        return shaped
 
     def end_batch(self) -> None:
         """The model ran all rows of this evaluation: what still waits for its cross-attention is dropped."""
@@ -220,10 +284,10 @@ class Session:
             self.run.note(Note.LAYER_SKIPPED)
 
     def _segmentation(
-        self, predictions: Predictions, cond: Sequence[Placement], uncond: Sequence[Placement]
+        self, predictions: Predictions, latent: Grid, cond: Sequence[Placement], uncond: Sequence[Placement]
     ) -> tuple[Segmentation | None, bool]:
         """This evaluation's segmentation, else the last one that fits, else None; and whether it is fresh."""
-        latent, images = predictions.latent, len(predictions.cond)
+        images = len(predictions.cond)
         self.run.prompts = [self._collector.prompt(place.prompt) for place in cond]
         with_maps = self._with_maps(cond)
         if with_maps:
@@ -307,6 +371,11 @@ class Session:
         self.run.add(evaluation)
         if self._recorded is not None:
             self._recorded(evaluation)
+
+
+def _says_nothing(prompt: Prompt) -> bool:
+    """An unconditional prompt without START tells no foreground (Eq. 14)."""
+    return prompt.branch == "uncond" and not prompt.start_tokens
 
 
 def _compact(segmentation: Segmentation) -> Tensor:
