@@ -24,7 +24,7 @@ def full_precision(function: Callable[Given, Result]) -> Callable[Given, Result]
 
     @wraps(function)
     def exact(*args: Given.args, **kwargs: Given.kwargs) -> Result:
-        device = next(each.device.type for each in (*args, *kwargs.values()) if isinstance(each, Tensor))
+        device = next(given.device.type for given in (*args, *kwargs.values()) if isinstance(given, Tensor))
         if not _autocasts(device):
             return function(*args, **kwargs)
         with torch.autocast(device, enabled=False):

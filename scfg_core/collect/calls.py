@@ -2,11 +2,15 @@
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from ..grid import Grid
+
+Key = TypeVar("Key", bound=Hashable)
+"""By which a host knows a prompt."""
 
 
 @dataclass(frozen=True)

@@ -14,7 +14,6 @@ Unconditional prompts need START against the rest only (Eq. 14), so only two col
 
 import threading
 from collections.abc import Hashable, Mapping
-from typing import Any
 
 import torch
 from einops import reduce
@@ -26,7 +25,7 @@ from ..method.propagation import needs_self_attention, propagate
 from ..method.settings import Settings
 from ..prompt import Prompt
 from .budget import DEFAULT_BUDGET_MIB, Backend, MemoryBudget
-from .calls import LayerCall, Rows
+from .calls import Key, LayerCall, Rows
 from .dead import drop_dead, restore_dead
 from .operators import Operators, cross_maps, joint_maps, self_operators
 from .sums import PromptSums
@@ -48,7 +47,7 @@ class Collector:
         self._lock = threading.Lock()
         self.begin({})
 
-    def begin(self, prompts: Mapping[Any, Prompt]) -> None:
+    def begin(self, prompts: Mapping[Key, Prompt]) -> None:
         """Forget the last evaluation; the next rows belong to `prompts`."""
         with self._lock:
             self._sums = PromptSums(self.settings, prompts)

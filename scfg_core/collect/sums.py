@@ -2,7 +2,6 @@
 
 import threading
 from collections.abc import Hashable, Mapping
-from typing import Any
 
 import torch
 from torch import Tensor
@@ -12,15 +11,15 @@ from ..grid import Grid
 from ..method.fusion import Columns, LayerFusion, TokenMaps, columns_of_branch, select_columns
 from ..method.settings import Settings
 from ..prompt import Prompt
-from .calls import Rows
+from .calls import Key, Rows
 
 
 class PromptSums:
     """Sums over the layers of one evaluation; may be added to from several threads at once."""
 
-    def __init__(self, settings: Settings, prompts: Mapping[Any, Prompt]) -> None:
+    def __init__(self, settings: Settings, prompts: Mapping[Key, Prompt]) -> None:
         self._settings = settings
-        self._prompts = dict(prompts)
+        self._prompts: dict[Hashable, Prompt] = {**prompts}
         self._lock = threading.Lock()
         self._fusions: dict[tuple[Hashable, int, Columns], LayerFusion] = {}
 

@@ -39,15 +39,15 @@ class LayerMaps:
     grid: Grid
 
     def __post_init__(self) -> None:
-        n, cross, own = self.grid.area, self.cross_attention, self.self_attention
+        n, cross, maps = self.grid.area, self.cross_attention, self.self_attention
         if cross.ndim != 3 or cross.shape[1] != n or cross.shape[2] < 1:
             raise ShapeError(
                 f"expected cross_attention (B, {n}, L) for a grid of {self.grid}, got {tuple(cross.shape)}: "
                 "pass maps averaged over heads, with the grid of the layer they come from"
             )
-        if own is not None and own.shape != (cross.shape[0], n, n):
+        if maps is not None and maps.shape != (cross.shape[0], n, n):
             raise ShapeError(
-                f"expected self_attention ({cross.shape[0]}, {n}, {n}), got {tuple(own.shape)}: "
+                f"expected self_attention ({cross.shape[0]}, {n}, {n}), got {tuple(maps.shape)}: "
                 "pass the self-attention of the same layer and batch, averaged over heads"
             )
 

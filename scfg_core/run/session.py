@@ -11,14 +11,14 @@ import threading
 from collections.abc import Callable, Hashable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
-from typing import Any, get_args
+from typing import get_args
 
 import torch
 from einops import rearrange
 from torch import Tensor
 
 from ..collect.budget import DEFAULT_BUDGET_MIB, CollectorOutOfMemory, is_out_of_memory
-from ..collect.calls import LayerCall
+from ..collect.calls import Key, LayerCall
 from ..collect.collector import Collector
 from ..collect.layers import LayerChoice
 from ..errors import SettingsError
@@ -170,7 +170,7 @@ class Session:
         self._last_latent: Grid | None = None
         self._index = -1
 
-    def begin(self, prompts: Mapping[Any, Prompt]) -> bool:
+    def begin(self, prompts: Mapping[Key, Prompt]) -> bool:
         """Start an evaluation of these prompts; False where its attention need not be observed."""
         self._index += 1
         self._unobserved = frozenset(key for key, prompt in prompts.items() if _says_nothing(prompt))

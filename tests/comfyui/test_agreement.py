@@ -56,7 +56,7 @@ def test_another_way_of_collecting_agrees_in_part(server, changes):
 
 def test_a_guided_run_is_another_picture(server):
     said = texts(server.run(compared(watching(), guidance())))["said"]
-    assert said.endswith(" over 4 evaluations of different pictures")
+    assert said.endswith(" over 4 evaluations of different images")
 
 
 def test_other_words_are_an_error_that_says_what_to_do(server):

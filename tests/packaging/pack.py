@@ -47,26 +47,14 @@ def rows(page: str, heading: str) -> list[list[str]]:
     return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
 
 
-def remarks() -> list[str]:
-    """Every line that a run in ComfyUI may say about itself, up to what is filled in."""
-    said: set[str] = set()
-    core = PACK / "scfg_core"
-    for path in (*core.glob("*.py"), *(core / "hosts" / "comfyui").glob("*.py")):
-        tree = ast.parse(path.read_text(encoding="utf-8"))
-        said |= {text for node in tree.body if isinstance(node, ast.Assign) for text in _texts(node.value)}
-        calls = [node for node in ast.walk(tree) if isinstance(node, ast.Call)]
-        said |= {text for call in calls if _name(call) == "note" for each in call.args for text in _texts(each)}
-    return sorted(text for text in said if " " in text)
-
-
 def errors() -> list[str]:
-    """What every error that a node raises says was expected, up to what is filled in."""
-    said: set[str] = set()
+    """The beginning of every error that a node raises: what was expected, up to the first value."""
+    beginnings: set[str] = set()
     for path in (PACK / "nodes").glob("*.py"):
         for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
             if isinstance(node, ast.Raise) and isinstance(node.exc, ast.Call) and node.exc.args:
-                said |= {text.partition(",")[0] for text in _texts(node.exc.args[0])}
-    return sorted(said)
+                beginnings |= {text.partition(",")[0] for text in _texts(node.exc.args[0])}
+    return sorted(beginnings)
 
 
 def _texts(value: ast.expr) -> Iterator[str]:
@@ -74,7 +62,3 @@ def _texts(value: ast.expr) -> Iterator[str]:
     first = value.values[0] if isinstance(value, ast.JoinedStr) else value
     if isinstance(first, ast.Constant) and isinstance(first.value, str):
         yield first.value.partition(": {")[0].strip(" :")
-
-
-def _name(call: ast.Call) -> str:
-    return call.func.attr if isinstance(call.func, ast.Attribute) else ""

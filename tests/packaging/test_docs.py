@@ -68,13 +68,16 @@ def read(cell: str):
 
 
 def test_the_house_is_as_contributing_draws_it():
+    """Every folder and module that is drawn exists, and every module of the core's rooms is drawn."""
     drawing = CONTRIBUTING.split("```")[1]
-    places = re.findall(r"^ *((?:[\w./]+,? ?)+?)(?: {2,}|$)", drawing, re.M)
-    names = [name.strip() for line in places for name in re.split(r"[, ]+", line) if name.strip()]
-    assert len(names) > 25
-    roots = [PACK, PACK / "scfg_core"]
+    names = re.findall(r"\b[a-z_]+(?:\.py\b|/)", drawing)
+    assert len(names) > 40
+    rooms = [PACK / "scfg_core" / room for room in ("method", "collect", "run")]
+    hosts = PACK / "scfg_core" / "hosts"
+    roots = [PACK, PACK / "scfg_core", *rooms, hosts, hosts / "comfyui"]
     assert [name for name in names if not any((root / name).exists() for root in roots)] == []
-    assert {path.name for path in (PACK / "scfg_core").glob("[!_]*.py")} <= set(names)
+    modules = {path.name for root in (PACK / "scfg_core", *rooms) for path in root.glob("[!_]*.py")}
+    assert modules <= set(names)
 
 
 @pytest.mark.parametrize("page", PAGES)

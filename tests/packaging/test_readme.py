@@ -1,8 +1,8 @@
-"""The README names what there is: every node with a picture, every message, every setting that it recommends."""
+"""README names what exists: every node with an image, every error, every setting that it recommends."""
 
 import re
 
-from .pack import PACK, SCHEMAS, errors, remarks
+from .pack import PACK, SCHEMAS, errors
 
 README = (PACK / "README.md").read_text(encoding="utf-8")
 
@@ -12,16 +12,16 @@ def section(heading: str) -> str:
     return README.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
 
 
-def test_every_node_is_in_the_table_with_its_page_and_a_picture():
+def test_every_node_is_in_the_table_with_its_page_and_an_image():
     for node, schema in SCHEMAS.items():
         assert f"**[{schema['display_name']}](web/docs/{node}.md)**" in README
         assert f'<img src="web/docs/{node}.png"' in README
 
 
-def test_every_remark_of_a_run_and_every_error_of_a_node_is_explained():
-    text = section("When it says something")
-    assert len(remarks()) > 15 and len(errors()) > 8
-    assert [line for line in [*remarks(), *errors()] if f"`{line}" not in text] == []
+def test_every_error_of_a_node_is_explained():
+    text = section("Messages")
+    assert len(errors()) > 8
+    assert [error for error in errors() if f"`{error}" not in text] == []
 
 
 def test_the_settings_that_it_recommends_exist():
@@ -32,16 +32,16 @@ def test_the_settings_that_it_recommends_exist():
     assert named <= inputs.keys() | options
 
 
-def test_links_and_pictures_are_there():
+def test_links_and_images_exist():
     targets = re.findall(r'\]\(([^)#]+)\)|src="([^"]+)"', README)
     local = {a or b for a, b in targets if not (a or b).startswith("http")}
     assert len(local) > 15
     assert [target for target in local if not (PACK / target).exists()] == []
 
 
-def test_pictures_are_light():
-    pictures = [
+def test_images_are_light():
+    images = [
         path for place in ("web/docs", "docs/images", "workflows") for path in (PACK / place).glob("*.[jp][pn]g")
     ]
-    assert len(pictures) > 20
-    assert [path.name for path in pictures if path.stat().st_size > 100_000] == []
+    assert len(images) > 20
+    assert [path.name for path in images if path.stat().st_size > 100_000] == []

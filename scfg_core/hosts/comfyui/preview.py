@@ -1,4 +1,4 @@
-"""A small picture of what the model predicts, by the latent format's own linear map to RGB."""
+"""A small image of what the model predicts, by the latent format's own linear map to RGB."""
 
 from typing import Any
 

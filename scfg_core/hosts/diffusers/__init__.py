@@ -28,7 +28,7 @@ from ...run.session import Collection
 from .attachment import Attachment
 from .maps import collect_maps
 from .models import JointLayer, Layer, find_layers
-from .schedule import Schedule
+from .schedule import Schedule, Scheduler
 
 __all__ = ["Attachment", "collect_maps", "scfg"]
 
@@ -38,7 +38,7 @@ def scfg(
     settings: Settings | None = None,
     *,
     guidance_scale: float | None = None,
-    scheduler: Any = None,
+    scheduler: Scheduler | None = None,
     collection: Collection | None = None,
     prompt: Prompt | None = None,
     start_tokens: Sequence[int] | None = None,

@@ -16,7 +16,7 @@ from ...grid import Grid
 from ...method.guidance import rescale
 from ...method.segment import Segmentation
 from ...method.settings import Settings
-from ...prompt import Prompt
+from ...prompt import Branch, Prompt
 from ...run.guard import guarded
 from ...run.notes import Note
 from ...run.record import Run
@@ -25,7 +25,7 @@ from ..clip import chunk_starts
 from .layout import count_predicted, is_pair
 from .models import JointLayer, Layer
 from .models.unet import Form
-from .schedule import Schedule
+from .schedule import Schedule, Scheduler, Timestep
 
 COND, UNCOND = "cond", "uncond"
 
@@ -59,7 +59,7 @@ class Attachment:
     settings: Settings
     collection: Collection
     scale: Callable[[], float]
-    scheduler: Callable[[], Any]
+    scheduler: Callable[[], Scheduler]
     prompt: Prompt | None = None
     start_tokens: Sequence[int] | None = None
     word_weights: Mapping[str, float] | Mapping[int, float] | None = None
@@ -144,7 +144,7 @@ class Attachment:
             self._call = _Call(sample, text.shape[1], self._time, scale)
             self._session.begin({UNCOND: self._prompt("uncond"), COND: self._prompt("cond")})
 
-    def _prompt(self, branch: Any) -> Prompt:
+    def _prompt(self, branch: Branch) -> Prompt:
         """The prompt of the call under way: as the caller described it, where the number of tokens is the same."""
         tokens = 0 if self._call is None else self._call.tokens
         if branch == "cond" and self.prompt is not None and self.prompt.num_tokens == tokens:
@@ -154,7 +154,7 @@ class Attachment:
         starts = chunk_starts(tokens) if self.start_tokens is None else tuple(self.start_tokens)
         return Prompt.plain(branch, tokens, starts, known.texts, known.words)
 
-    def _advance(self, timestep: Any, sample: Tensor) -> bool:
+    def _advance(self, timestep: Timestep, sample: Tensor) -> bool:
         """Keep track of the sampling; whether it is one under CFG, which is asked once for a sampling and shape.
 
         Where the timesteps were set anew or the noise level rises, another sampling has begun: nothing of the last

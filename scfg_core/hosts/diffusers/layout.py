@@ -1,9 +1,9 @@
 """What the rows and channels of a U-Net's call are: [unconditional; conditional], prediction before variance."""
 
-from typing import Any
-
 import torch
 from torch import Tensor, nn
+
+from .schedule import Scheduler
 
 
 def is_pair(sample: Tensor) -> bool:
@@ -14,7 +14,7 @@ def is_pair(sample: Tensor) -> bool:
     return len(sample) % 2 == 0 and torch.equal(*sample.chunk(2))
 
 
-def count_predicted(unet: nn.Module, scheduler: Any, given: int, out: int) -> int:
+def count_predicted(unet: nn.Module, scheduler: Scheduler, given: int, out: int) -> int:
     """How many of a U-Net's `out` channels are its prediction; the rest is a learned variance.
 
     given  channels of what went in: the noisy image first, then masks or images that condition it.

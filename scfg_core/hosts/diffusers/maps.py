@@ -1,7 +1,7 @@
 """The attention maps of a diffusers U-Net in one call."""
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -14,16 +14,17 @@ from ...method.attention import head_mean_attention
 from ...method.segment import LayerMaps
 from .models import find_layers
 from .models.unet import Form
+from .schedule import Timestep
 
 
 def collect_maps(
     unet: nn.Module,
     sample: Tensor,
-    timestep: Any,
+    timestep: Timestep,
     encoder_hidden_states: Tensor,
     *,
     layers: LayerChoice = "auto",
-    added_cond_kwargs: dict[str, Any] | None = None,
+    added_cond_kwargs: Mapping[str, Tensor] | None = None,
 ) -> list[LayerMaps]:
     """Run a UNet2DConditionModel once and return the maps of its chosen layers (Eq. 8), first to last.
 

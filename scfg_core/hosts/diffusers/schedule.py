@@ -6,12 +6,28 @@ keep x0 + σ·ε and scale it to this form in `scale_model_input`, so one form s
 
 import math
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Protocol, get_args
 
 from torch import Tensor
 
 from ...errors import ScfgError
 from ...run.noise import NoiseLevel, Prediction
+
+Timestep = Tensor | float | int
+
+
+class Config(Protocol):
+    """A scheduler's configuration, read like a dict."""
+
+    def get(self, key: str, default: object = None, /) -> object: ...
+
+
+class Scheduler(Protocol):
+    """What S-CFG reads of a diffusers scheduler."""
+
+    alphas_cumprod: Tensor
+    timesteps: Tensor | None
+    config: Config
 
 
 @dataclass(frozen=True)
@@ -29,27 +45,28 @@ class Schedule:
     prediction: Prediction
 
     @classmethod
-    def of(cls, scheduler: Any) -> "Schedule":
+    def of(cls, scheduler: Scheduler) -> "Schedule":
         """The present schedule. Raises `ScfgError` for a scheduler of an unknown form."""
         if not (hasattr(scheduler, "alphas_cumprod") and hasattr(scheduler, "timesteps")):
             raise ScfgError(
                 "expected a scheduler with alphas_cumprod, as DDIM, DDPM, Euler and the DPM-Solvers have them, "
                 f"got {type(scheduler).__name__}: sample with one of those"
             )
-        prediction = scheduler.config.get("prediction_type", "epsilon")
-        if prediction not in get_args(Prediction):
+        named = scheduler.config.get("prediction_type", "epsilon")
+        prediction = next((known for known in get_args(Prediction) if known == named), None)
+        if prediction is None:
             raise ScfgError(
-                f"expected a prediction of {', '.join(get_args(Prediction))}, got {prediction!r}: use such a model"
+                f"expected a prediction of {', '.join(get_args(Prediction))}, got {named!r}: use such a model"
             )
         timesteps = scheduler.timesteps
         times = () if timesteps is None else tuple(float(t) for t in timesteps.tolist())
         return cls(timesteps, times, tuple(scheduler.alphas_cumprod.tolist()), prediction)
 
-    def belongs_to(self, scheduler: Any) -> bool:
+    def belongs_to(self, scheduler: Scheduler) -> bool:
         """Whether the scheduler still has these timesteps: each `set_timesteps` begins another sampling."""
         return scheduler.timesteps is self.timesteps
 
-    def time_of(self, timestep: Any) -> float:
+    def time_of(self, timestep: Timestep) -> float:
         """A call's timestep as a number; read off the device only where it is not an element of the schedule."""
         if not isinstance(timestep, Tensor):
             return float(timestep)

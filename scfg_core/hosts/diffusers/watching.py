@@ -1,7 +1,6 @@
 """How q and k are caught as they pass: hooks on an attention's own projections, whichever processor is set."""
 
 from collections.abc import Callable, Mapping
-from typing import Any
 
 from einops import rearrange
 from torch import Tensor, nn
@@ -40,16 +39,16 @@ def watch_projections(
     caught: dict[str, Tensor] = {}
 
     def catch(name: str) -> RemovableHandle:
-        def keep(module: nn.Module, args: Any, output: Tensor) -> None:
+        def keep(module: nn.Module, args: object, output: Tensor) -> None:
             if observing():
                 caught[name] = output
 
         return getattr(attention, name).register_forward_hook(keep)
 
-    def forget(module: nn.Module, args: Any) -> None:
+    def forget(module: nn.Module, args: object) -> None:
         caught.clear()
 
-    def show(module: nn.Module, args: Any, output: Any) -> None:
+    def show(module: nn.Module, args: object, output: object) -> None:
         if len(caught) == len(projections):
             try:
                 heads = [_split_heads(module, caught[name], norm) for name, norm in projections.items()]
