@@ -124,6 +124,9 @@ class Predictions:
         return replace(self, x=x, cond=cond, uncond=uncond, noise=replace(self.noise, signal=signal, noise=noise))
 
 
+ALL_PATCHES = "all patches"
+"""What owns everything where regions are patches of the latent."""
+
 FOLD = "b c t h w -> b c (t h) w"
 
 
@@ -227,6 +230,7 @@ class Session:
     ) -> Tensor | None:
         cond = predictions.cond
         segmentation = magnitude_patches(len(cond), predictions.latent, cond.device)
+        self.run.prompts = self.run.prompts or [Prompt("cond", ("word",), (ALL_PATCHES,), (0,))]
         self.run.facts = Facts(layers=0, grids=(segmentation.grid,), tokens=0, prompts=0, by_magnitude=True)
         return self._guide(predictions, segmentation, magnitude_settings(self.settings), True, preview)
 
