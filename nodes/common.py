@@ -13,6 +13,9 @@ from ..scfg_core.run.trace import Trace
 from .live import LiveView
 
 CATEGORY = "S-CFG"
+MODEL_TOOLTIP = (
+    "A Stable Diffusion 1.x, 2.x or SDXL model; experimental: transformers such as SD 3.5 or Qwen-Image."
+)
 
 TraceType = io.Custom("SCFG_TRACE")
 ResultType = io.Custom("SCFG_RESULT")

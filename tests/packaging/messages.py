@@ -9,7 +9,7 @@ PACK = Path(__file__).resolve().parents[2]
 
 INACTIVE = (
     Note.CFG_ONE,
-    Note.NOT_A_UNET,
+    Note.UNKNOWN_MODEL,
     Note.NOT_AN_IMAGE,
     Note.NO_CFG_FUNCTION,
     Note.UNKNOWN_PROMPTS,

@@ -36,12 +36,14 @@ class Attachment:
     settings      None = only observe.
     collection    None = as the settings say.
     word_weights  words or phrases of the prompt → factor on their regions' guidance.
+    by_magnitude  whether what cannot be observed is guided by the magnitude of the guidance.
     listeners     receive the events of the runs.
     """
 
     settings: Settings | None = None
     collection: Collection | None = None
     word_weights: Mapping[str, float] = field(default_factory=dict)
+    by_magnitude: bool = False
     trace: Trace = field(default_factory=Trace)
     listeners: tuple[Listener, ...] = ()
 
@@ -59,9 +61,18 @@ def guide(
     word_weights: Mapping[str, float] | None = None,
     listeners: Sequence[Listener] = (),
     trace: Trace | None = None,
+    by_magnitude: bool = False,
 ) -> tuple[Any, Trace]:
-    """A clone of `model` whose guidance is scaled per region (Eq. 12), and its trace."""
-    return _attach(model, {"settings": settings, "word_weights": dict(word_weights or {})}, listeners, trace)
+    """A clone of `model` whose guidance is scaled per region (Eq. 12), and its trace.
+
+    by_magnitude: where the attention cannot be observed, scale patches by the magnitude of their guidance.
+    """
+    changes = {
+        "settings": settings,
+        "word_weights": dict(word_weights or {}),
+        "by_magnitude": by_magnitude,
+    }
+    return _attach(model, changes, listeners, trace)
 
 
 def _attach(
@@ -90,7 +101,15 @@ class _Wrappers:
         settings = attachment.settings or replace(Settings(), strength=0.0)
         collection = attachment.collection or Collection()
         try:
-            run = SamplingRun(guider, settings, collection, attachment.word_weights, sigmas, self._evaluated)
+            run = SamplingRun(
+                guider,
+                settings,
+                collection,
+                attachment.word_weights,
+                sigmas,
+                self._evaluated,
+                attachment.by_magnitude,
+            )
         except Exception:  # S-CFG never fails a generation
             logging.exception("S-CFG could not begin: plain CFG")
             return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
@@ -146,7 +165,7 @@ class _Wrappers:
         options = dict(transformer_options or {})
         run = options.pop(KEY, None)
         if run is not None:
-            options = run.watched(x, c_crossattn, options) or options
+            options = run.watched(x, c_crossattn, options, kw) or options
         return executor(x, t, c_concat, c_crossattn, control, options, **kw)
 
 
