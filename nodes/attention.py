@@ -1,11 +1,11 @@
-"""S-CFG Attention: records the U-Net's attention and changes nothing."""
+"""S-CFG Attention: records the model's attention and changes nothing."""
 
 from comfy_api.latest import io
 
 from ..scfg_core import uniform_powers
 from ..scfg_core.hosts.comfyui import observe
 from ..scfg_core.run.session import Collection
-from .common import NodeListener, TraceType, advanced, schema, trace_of_node
+from .common import MODEL_TOOLTIP, TraceType, advanced, listeners_of, schema, trace_of_node
 
 
 class SCFGAttention(io.ComfyNode):
@@ -18,7 +18,7 @@ class SCFGAttention(io.ComfyNode):
             "same, bit for bit. Only needed to choose how maps are collected: S-CFG Guidance collects its own.",
             search_aliases=["attention map", "segmentation", "semantic guidance", "DAAM", "scfg"],
             inputs=[
-                io.Model.Input("model", tooltip="A Stable Diffusion 1.x, 2.x or SDXL model."),
+                io.Model.Input("model", tooltip=MODEL_TOOLTIP),
                 io.Int.Input(
                     "power_steps",
                     default=4,
@@ -38,7 +38,7 @@ class SCFGAttention(io.ComfyNode):
                     default="auto",
                     tooltip="Which attention layers of the two deepest levels to use. all: every layer. last: the "
                     "last three of each level. auto: all layers of a level with at most six, otherwise its last "
-                    "three (SDXL).",
+                    "three (SDXL). Of a transformer: every block, its last five, or five around 40 % of its depth.",
                 ),
                 advanced(
                     io.Int,
@@ -96,5 +96,5 @@ class SCFGAttention(io.ComfyNode):
             soft_maps=record_soft_maps,
         )
         return io.NodeOutput(
-            *observe(model, collection, NodeListener(cls.hidden.unique_id), trace_of_node(cls.hidden.unique_id))
+            *observe(model, collection, listeners_of(cls.hidden.unique_id), trace_of_node(cls.hidden.unique_id))
         )

@@ -13,6 +13,9 @@ from ..scfg_core.run.trace import Trace
 from .live import LiveView
 
 CATEGORY = "S-CFG"
+MODEL_TOOLTIP = (
+    "A Stable Diffusion 1.x, 2.x or SDXL model; experimental: transformers such as SD 3.5 or Qwen-Image."
+)
 
 TraceType = io.Custom("SCFG_TRACE")
 ResultType = io.Custom("SCFG_RESULT")
@@ -73,16 +76,6 @@ class NodeStatus:
             server.send_progress_text(status, self._node_id, server.client_id)
 
 
-class NodeListener:
-    """Reports a model's runs on its node: their status and the live view."""
-
-    def __init__(self, node_id: str | None, remark: str = "") -> None:
-        self._listeners = (NodeStatus(node_id, remark), LiveView(node_id))
-
-    def evaluated(self, run: Run, evaluation: Observation) -> None:
-        for listener in self._listeners:
-            listener.evaluated(run, evaluation)
-
-    def finished(self, run: Run, status: str) -> None:
-        for listener in self._listeners:
-            listener.finished(run, status)
+def listeners_of(node_id: str | None, remark: str = "") -> tuple[NodeStatus, LiveView]:
+    """What reports a model's runs on its node: the status line and the live view."""
+    return NodeStatus(node_id, remark), LiveView(node_id)

@@ -7,9 +7,10 @@ from comfy_api.latest import io
 
 from ..scfg_core import PRESETS, Settings
 from ..scfg_core.hosts.comfyui import guide
-from .common import NodeListener, TraceType, WordWeightsType, advanced, schema, trace_of_node
+from .common import MODEL_TOOLTIP, TraceType, WordWeightsType, advanced, listeners_of, schema, trace_of_node
 
 CUSTOM = "custom"
+PLAIN, MAGNITUDE = "plain", "magnitude"
 _ONLY_CUSTOM = " Used only by the preset “custom”."
 
 
@@ -25,7 +26,7 @@ class SCFGGuidance(io.ComfyNode):
             "patches.",
             search_aliases=["S-CFG", "semantic CFG", "semantic-aware guidance", "CFG", "guidance", "scfg"],
             inputs=[
-                io.Model.Input("model", tooltip="A Stable Diffusion 1.x, 2.x or SDXL model."),
+                io.Model.Input("model", tooltip=MODEL_TOOLTIP),
                 io.Float.Input(
                     "strength",
                     default=1.0,
@@ -63,6 +64,15 @@ class SCFGGuidance(io.ComfyNode):
                     optional=True,
                     tooltip="Guidance factors for single words, from S-CFG Word Weights.",
                 ),
+                advanced(
+                    io.Combo,
+                    "when_not_watchable",
+                    options=[PLAIN, MAGNITUDE],
+                    default=PLAIN,
+                    optional=True,
+                    tooltip="If the attention of the model cannot be observed. plain: plain CFG. magnitude: guides "
+                    "small patches equally strongly, without knowing the words; not the paper's method.",
+                ),
             ],
             outputs=[
                 io.Model.Output(display_name="model", tooltip="The model, guided region by region."),
@@ -81,15 +91,17 @@ class SCFGGuidance(io.ComfyNode):
         end_percent: float,
         preset: str,
         word_weights: dict[str, float] | None = None,
+        when_not_watchable: str = PLAIN,
         **custom: Any,
     ) -> io.NodeOutput:
         settings = Settings(**custom) if preset == CUSTOM else Settings.preset(preset)
         settings = replace(settings, strength=strength, start=start_percent, end=end_percent)
         ignored = preset != CUSTOM and any(getattr(Settings(), name) != value for name, value in custom.items())
         remark = f" [preset {preset}: the settings below it are ignored]" if ignored else ""
-        listener = NodeListener(cls.hidden.unique_id, remark)
+        listeners = listeners_of(cls.hidden.unique_id, remark)
         trace = trace_of_node(cls.hidden.unique_id)
-        return io.NodeOutput(*guide(model, settings, word_weights, listener, trace))
+        by_magnitude = when_not_watchable == MAGNITUDE
+        return io.NodeOutput(*guide(model, settings, word_weights, listeners, trace, by_magnitude))
 
 
 def _custom_inputs() -> list[Any]:

@@ -19,14 +19,20 @@ from .precision import compute_dtype
 
 @dataclass(frozen=True, order=True)
 class Grid:
-    """`h` rows by `w` columns of patches; patch (y, x) is token y·w + x."""
+    """`h` rows by `w` columns of patches; patch (y, x) is token y·w + x.
+
+    frames: how many images lie one below the other in the rows; only smoothing has to know.
+    """
 
     h: int
     w: int
+    frames: int = 1
 
     def __post_init__(self) -> None:
         if self.h < 1 or self.w < 1:
             raise ShapeError(f"expected a grid of at least 1×1 patches, got {self}: pass Grid(rows, columns)")
+        if self.frames < 1 or self.h % self.frames:
+            raise ShapeError(f"expected rows of {self.frames} whole frames, got {self.h}: pass frames × rows")
 
     @property
     def area(self) -> int:
@@ -71,12 +77,15 @@ def bilinear(maps: Tensor, source: Grid, target: Grid) -> Tensor:
     return rearrange(image, "b t h w -> b (h w) t")
 
 
-def smooth_3x3(image: Tensor) -> Tensor:
-    """Blur (b, c, h, w) with weights ∝ exp(−(Δx² + Δy²)) on offsets −1, 0, 1, normalised.
+def smooth_3x3(image: Tensor, frames: int = 1) -> Tensor:
+    """Blur (b, c, frames·h, w) with weights ∝ exp(−(Δx² + Δy²)) on offsets −1, 0, 1, normalised; frames apart.
 
     Borders are reflected; an axis of length 1, which has nothing to reflect, is replicated.
     Relative to the authors' code: their Gaussian with σ = 0.5.
     """
+    if frames > 1:
+        image = rearrange(image, "b c (f h) w -> b (c f) h w", f=frames)
+        return rearrange(smooth_3x3(image), "b (c f) h w -> b c (f h) w", f=frames)
     side = math.exp(-1.0)
     if min(image.shape[-2:]) > 1:
         padded = F.pad(image, (1, 1, 1, 1), mode="reflect")
@@ -93,4 +102,4 @@ def smooth_3x3(image: Tensor) -> Tensor:
 def smooth_token_maps(maps: Tensor, grid: Grid) -> Tensor:
     """`smooth_3x3` over token maps (b, grid.area, t)."""
     image = rearrange(maps, "b (h w) t -> b t h w", h=grid.h, w=grid.w)
-    return rearrange(smooth_3x3(image), "b t h w -> b (h w) t")
+    return rearrange(smooth_3x3(image, grid.frames), "b t h w -> b (h w) t")

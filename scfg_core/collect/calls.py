@@ -1,9 +1,10 @@
 """One call of an attention layer, as a host shows it to the collector."""
 
-from collections.abc import Hashable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Hashable, Sequence
+from dataclasses import dataclass, replace
 from typing import TypeVar
 
+import torch
 from torch import Tensor
 
 from ..grid import Grid
@@ -89,3 +90,22 @@ class LayerCall:
             and (self.q.shape[0], self.q.shape[2]) == expected_q
             and ((self.k.shape[0], self.k.shape[2]) == expected_k and self.q.shape[3] == self.k.shape[3])
         )
+
+    def of_prompts(self, wanted: Callable[[Hashable], bool]) -> "LayerCall | None":
+        """The rows of the wanted prompts alone, None where there are none; a call that does not fit stays whole."""
+        parts = [part for part in self.rows if wanted(part.prompt)]
+        if not parts or len(parts) == len(self.rows) or not self.fits():
+            return self if parts else None
+        rows, first = [], 0
+        for part in parts:
+            count = part.rows.stop - part.rows.start
+            rows.append(replace(part, rows=slice(first, first + count)))
+            first += count
+        q, k = (_rows(side, parts) for side in (self.q, self.k))
+        return replace(self, q=q, k=k, rows=rows)
+
+
+def _rows(batch: Tensor, parts: Sequence[Rows]) -> Tensor:
+    if len(parts) == 1:
+        return batch[parts[0].rows]
+    return torch.cat([batch[part.rows] for part in parts])

@@ -14,7 +14,7 @@ a time exists, while their columns are propagated. Nothing of ours computes the 
 """
 
 import threading
-from collections.abc import Callable, Hashable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from typing import TypeVar
 
 import torch
@@ -71,31 +71,32 @@ class Collector:
         with self._lock:
             self._sums = PromptSums(self.settings, prompts)
             self._pending: dict[tuple[str, Hashable, int], tuple[LayerCall, slice]] = {}
-            self.skipped: set[str] = set()
-            """Layers of this evaluation whose calls did not fit: other nodes tile or merge their tokens."""
+            self.skipped: set[tuple[str, Hashable]] = set()
+            """(layer, prompt) whose calls in this evaluation did not fit: another node tiles or merges tokens."""
 
     @torch.no_grad()
     def observe(self, call: LayerCall) -> None:
         """Take one call of an attention layer: self-attention, then the block's cross-attention, or both in one.
 
-        A call that does not have the rows, patches and keys that the host expects leaves its layer out of this
-        evaluation (`skipped`). Raises `ShapeError` for rows of an undeclared prompt, `CollectorOutOfMemory`.
+        A call that does not have the rows, patches and keys that the host expects leaves its layer, for its
+        prompts, out of this evaluation (`skipped`). Raises `ShapeError` for rows of an undeclared prompt, and
+        `CollectorOutOfMemory`.
         """
-        if call.layer in self.skipped:
+        if any((call.layer, part.prompt) in self.skipped for part in call.rows):
             return
         if not (call.fits() and self._takes(call)):
-            self.skip(call.layer)
+            self._skip(call)
         elif call.layout.text:
             self._observe_text(call)
         elif needs_self_attention(self.settings.power_weights):
             with self._lock:
                 self._pending |= {self._key(call, part): (call, part.rows) for part in call.rows}
 
-    def skip(self, layer: str) -> None:
-        """Leave a layer out of this evaluation."""
+    def skip(self, layer: str, prompts: Iterable[Hashable]) -> None:
+        """Leave a layer of these prompts out of this evaluation."""
         with self._lock:
-            self.skipped.add(layer)
-            self._pending = {key: kept for key, kept in self._pending.items() if key[0] != layer}
+            self.skipped.update((layer, prompt) for prompt in prompts)
+            self._pending = {key: kept for key, kept in self._pending.items() if key[:2] not in self.skipped}
 
     def drop_pending(self) -> None:
         """Drop the S of all layers whose cross-attention did not come."""
@@ -124,15 +125,12 @@ class Collector:
         return self._sums.grids_seen()
 
     def _takes(self, call: LayerCall) -> bool:
-        """Whether the text keys are whole repeats of every prompt's tokens, and S of the block is there."""
-        if not call.layout.text:
-            return True
+        """Whether the text keys are whole repeats of every prompt's tokens."""
         prompts = [self._sums.prompt(part.prompt) for part in call.rows]
-        if any(len(call.layout.text) % prompt.num_tokens for prompt in prompts):
-            return False
-        if call.layout.is_joint or not needs_self_attention(self.settings.power_weights):
-            return True
-        return all(self._key(call, part) in self._pending for part in call.rows)
+        return not any(len(call.layout.text) % prompt.num_tokens for prompt in prompts)
+
+    def _skip(self, call: LayerCall) -> None:
+        self.skip(call.layer, [part.prompt for part in call.rows])
 
     def _observe_text(self, call: LayerCall) -> None:
         """The last call of a block: all that its maps are made of is here."""
@@ -145,9 +143,13 @@ class Collector:
             return
         with self._lock:
             waiting = [self._pending.pop(self._key(call, part), None) for part in call.rows]
+        self_calls = [found for found in waiting if found is not None]
+        if needs_self_attention(self.settings.power_weights) and len(self_calls) < len(waiting):
+            self._skip(call)
+            return
         columns = self._cross(call, prompts, kept)
-        if None not in waiting:
-            heads = _heads([own for own in waiting if own is not None], rows)
+        if self_calls:
+            heads = _heads(self_calls, rows)
             propagated = self._compute(
                 call.q, lambda backend: self._propagated(backend, heads, columns, rows, prompts)
             )

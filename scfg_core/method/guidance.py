@@ -57,6 +57,7 @@ def ratio_map(
     settings: Settings,
     guidance_scale: float,
     word_weights: Mapping[int, float] | None = None,
+    frames: int = 1,
 ) -> Tensor:
     """r = γ_i/γ at every cell (Eq. 13): (B, 1, H, W) in fp32 (fp64 for fp64 input).
 
@@ -64,6 +65,7 @@ def ratio_map(
     segmentation    of the same B images.
     guidance_scale  γ of this evaluation; γ ≤ 0 gives ones.
     word_weights    label → factor ≥ 0 on its region's ratio, applied after the clamp.
+    frames          how many images lie one below the other in the rows H; each is smoothed apart.
 
     In order: means → clamp → word weights → cap → smoothing → mean-preserving → strength. A cell that belongs to
     no prompt or whose η is not finite leaves all means and has r = 1; a region whose mean is 0 has r = 1. An image
@@ -75,7 +77,7 @@ def ratio_map(
             f"expected delta ({images}, C, H, W), got {tuple(delta.shape)}: "
             "pass the difference of the two predictions of the images that were segmented"
         )
-    return ratio_of_norm(guidance_norm(delta), segmentation, settings, guidance_scale, word_weights)
+    return ratio_of_norm(guidance_norm(delta), segmentation, settings, guidance_scale, word_weights, frames)
 
 
 def ratio_of_norm(
@@ -84,6 +86,7 @@ def ratio_of_norm(
     settings: Settings,
     guidance_scale: float,
     word_weights: Mapping[int, float] | None = None,
+    frames: int = 1,
 ) -> Tensor:
     """As `ratio_map`, from η (B, H, W)."""
     if settings.strength == 0 or guidance_scale <= 0:
@@ -96,7 +99,7 @@ def ratio_of_norm(
     table = F.pad(table.to(norm.dtype), (0, 1), value=1.0)
     r = table.gather(1, (bins >> 1).flatten(1)).view_as(norm)
     if settings.smooth_ratio:
-        r = torch.where(valid, smooth_3x3(r[:, None])[:, 0], constant(1.0, r.dtype, r.device))
+        r = torch.where(valid, smooth_3x3(r[:, None], frames)[:, 0], constant(1.0, r.dtype, r.device))
     if settings.mean_preserving:
         mean = _mean(r, valid)
         r = torch.where(valid & (mean > 0), r / mean, r)

@@ -26,14 +26,14 @@ class Note(Enum):
         "At cfg 1 the sampler does not compute the unconditional prediction.",
         "Raise cfg in the sampler.",
     )
-    NOT_A_UNET = (
-        "the model is not a U-Net with text cross-attention (SD 1.x, SD 2.x, SDXL)",
-        "Flux, SD 3 and video models are not supported yet.",
-        "Use an SD 1.x, SD 2.x or SDXL checkpoint.",
+    UNKNOWN_MODEL = (
+        "the attention of this model cannot be observed",
+        "S-CFG does not know the model's family: a video model, or one with an attention of its own.",
+        "Use a model of docs/MODELS.md, or set when_not_watchable to magnitude.",
     )
     NOT_AN_IMAGE = (
-        "the latent is not an image (B, C, H, W)",
-        "Video and audio latents are not supported.",
+        "the latent is not an image or a video",
+        "Audio latents and latents of several parts are not supported.",
         "Sample an image latent.",
     )
     NO_CFG_FUNCTION = (
@@ -62,9 +62,9 @@ class Note(Enum):
         "Encode the prompt twice.",
     )
     NO_MAPS = (
-        "no attention maps were observed; using plain CFG",
-        "Another node or an attention processor replaces the attention of the U-Net.",
-        "Bypass it, or use plain CFG.",
+        "no attention maps were observed",
+        "Another node or an attention processor replaces the attention of the model.",
+        "Bypass it, or set when_not_watchable to magnitude.",
     )
     NOTHING_SAMPLED = (
         "nothing was sampled",
@@ -126,6 +126,11 @@ class Note(Enum):
         "the guidance scale is 1 or less, or the batch is odd; S-CFG skipped these calls",
         "The call is not classifier-free guidance, or it is PAG.",
         "Set guidance_scale above 1.",
+    )
+    OTHER_LENGTH = (
+        "the prompt was described with {expected} tokens, but the U-Net was given {given}; its words are not used",
+        "`prompt=` does not match the text that the pipeline encodes.",
+        "Describe the tokens as the pipeline's tokenizer pads them.",
     )
     NOT_A_PAIR = (
         "the two halves of the batch are different images; S-CFG skipped these calls",

@@ -165,6 +165,7 @@ class Facts:
     layers   how many layers were summed; grids: theirs, largest first.
     tokens   of all positive entries; prompts: how many of these there are.
     backend  what computed the maps: "triton" or "pytorch".
+    by_magnitude  whether there were none: regions are patches of the latent (`method.magnitude`).
     """
 
     layers: int
@@ -172,6 +173,7 @@ class Facts:
     tokens: int
     prompts: int
     backend: str = "pytorch"
+    by_magnitude: bool = False
 
 
 @dataclass

@@ -8,103 +8,33 @@ reusing labels where an evaluation has no maps, giving up after running out of m
 
 import logging
 import threading
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property, partial
-from typing import get_args
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 
+from einops import rearrange
 from torch import Tensor
 
 from ..collect.budget import CollectorOutOfMemory, is_out_of_memory
 from ..collect.calls import Key, LayerCall
 from ..collect.collector import Collector
-from ..collect.layers import LayerChoice
-from ..errors import SettingsError
 from ..grid import Grid
-from ..method.entries import Area, EntryMaps
+from ..method.entries import EntryMaps
 from ..method.fusion import TokenMaps
 from ..method.guidance import guidance_norm, ratio_of_norm
+from ..method.magnitude import magnitude_patches, magnitude_settings
 from ..method.segment import Segmentation, segment_entries
 from ..method.settings import Settings
 from ..prompt import Prompt
+from .collection import Collection
 from .guard import guarded
-from .noise import NoiseLevel
 from .notes import Note
+from .predictions import Placement, Predictions
 from .record import Facts, Observation, Run
 from .words import labels_of
 
-
-@dataclass(frozen=True)
-class Collection:
-    """How maps are collected, whatever is done with them.
-
-    power_weights  weights of S⁰, S¹, …; None = those of the settings.
-    layers         of the two deepest levels with attention: "all", the "last" three of each level,
-                   or "auto": all where a level has at most six, else its last three.
-    budget_mib     most that the self-attention maps of a layer may take, MiB, > 0; None = 256 on a CPU, a twelfth
-                   of a GPU's memory (256 … 2048).
-    every          collect at every k-th evaluation, 1…100; between them the last labels serve.
-    soft_maps      keep Ĉ of every evaluation (fp16, h·w·L numbers per evaluation).
-
-    Raises `SettingsError` for a value outside its range.
-    """
-
-    power_weights: tuple[float, ...] | None = None
-    layers: LayerChoice = "auto"
-    budget_mib: float | None = None
-    every: int = 1
-    soft_maps: bool = False
-
-    def __post_init__(self) -> None:
-        choices = get_args(LayerChoice)
-        if self.layers not in choices:
-            raise SettingsError(f"expected layers of {', '.join(choices)}, got {self.layers!r}: choose one")
-        if self.budget_mib is not None and not self.budget_mib > 0:
-            raise SettingsError(f"expected budget_mib > 0, got {self.budget_mib}: None leaves it to the device")
-        if not 1 <= self.every <= 100:
-            raise SettingsError(f"expected every from 1 to 100, got {self.every}: 1 collects every time")
-
-    def applied_to(self, settings: Settings) -> Settings:
-        """The settings, with this collection's power weights where it has some."""
-        return settings if self.power_weights is None else replace(settings, power_weights=self.power_weights)
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where a prompt acts in the image, see `EntryMaps`; whether it is active at this evaluation at all."""
-
-    prompt: Hashable
-    area: Area | None = None
-    weight: Tensor | None = None
-    active: bool = True
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """Both predictions of one evaluation.
-
-    x, cond, uncond  (B, C, H, W): what went into the model, and what it made of it with either prompt.
-    noise            the noise level, and what a prediction is.
-    sigma            noise level in the host's unit, for the record.
-    guidance_scale   γ.
-    active           whether S-CFG acts in this part of the schedule.
-    """
-
-    x: Tensor
-    cond: Tensor
-    uncond: Tensor
-    noise: NoiseLevel
-    sigma: Tensor | float
-    guidance_scale: float
-    active: bool = True
-
-    @cached_property
-    def delta(self) -> Tensor:
-        return self.cond - self.uncond
-
-    @property
-    def latent(self) -> Grid:
-        return Grid(self.cond.shape[2], self.cond.shape[3])
+ALL_PATCHES = "all patches"
+"""What owns everything where regions are patches of the latent."""
 
 
 class Session:
@@ -116,6 +46,7 @@ class Session:
     recorded      called with every evaluation's record, whose tensors are still on the device.
     resegment     gives what replaces every fresh segmentation: regions of the caller's own, on its grid.
     collector     of these settings; None = one as the collection says.
+    by_magnitude  whether evaluations without maps are guided by the magnitude of the guidance (`method.magnitude`).
     """
 
     def __init__(
@@ -128,6 +59,7 @@ class Session:
         recorded: Callable[[Observation], None] | None = None,
         resegment: Callable[[Segmentation], Segmentation] | None = None,
         collector: Collector | None = None,
+        by_magnitude: bool = False,
     ) -> None:
         self.settings = collection.applied_to(settings)
         self.collection = collection
@@ -137,6 +69,8 @@ class Session:
         self._word_weights = dict(word_weights or {})
         self._recorded = recorded
         self._resegment = resegment
+        self._by_magnitude = by_magnitude
+        self._unobserved: frozenset[Hashable] = frozenset()
         self._collector = collector or Collector(self.settings, collection.budget_mib)
         self._given_up = False
         self._lock = threading.Lock()
@@ -147,6 +81,7 @@ class Session:
     def begin(self, prompts: Mapping[Key, Prompt]) -> bool:
         """Start an evaluation of these prompts; False where its attention need not be observed."""
         self._index += 1
+        self._unobserved = frozenset(key for key, prompt in prompts.items() if _says_nothing(prompt))
         self._collector.begin(prompts)
         self.observing = not self._given_up and self._index % self.collection.every == 0
         return self.observing
@@ -154,12 +89,21 @@ class Session:
     @guarded
     def observe(self, call: LayerCall) -> None:
         """Take one call of an attention layer; nothing of it is needed after the evaluation."""
-        if self.observing:
-            self._collector.observe(call)
+        wanted = call.of_prompts(self.needs_maps) if self.observing else None
+        if wanted is not None:
+            self._collector.observe(wanted)
 
-    def skip_layer(self, layer: str) -> None:
-        """Leave a layer out of this evaluation: another node changes what it attends to."""
-        self._collector.skip(layer)
+    def needs_maps(self, prompt: Hashable) -> bool:
+        """Whether the attention to a prompt is of use: without START an unconditional one is not."""
+        return prompt not in self._unobserved
+
+    def skip_layer(self, layer: str, prompts: Iterable[Hashable]) -> None:
+        """Leave a layer of these prompts out of this evaluation: another node changes what it attends to."""
+        self._collector.skip(layer, prompts)
+
+    def stop_observing(self) -> None:
+        """The rest of this evaluation's attention is not wanted."""
+        self.observing = False
 
     @guarded
     def ratio(
@@ -169,32 +113,66 @@ class Session:
         uncond: Sequence[Placement],
         preview: Callable[[Tensor | None], Tensor] | None = None,
     ) -> Tensor | None:
-        """r (B, 1, H, W) for this evaluation, or None for plain CFG; records it either way.
+        """r (B, 1, H, W), or (B, 1, T, H, W), for this evaluation, or None for plain CFG; records it either way.
 
         cond, uncond  where the prompts act; the same prompts in the same order at every evaluation of a run.
         preview       from r to the predicted image, (B, 3, ≤256, ≤256) uint8.
         """
         if self._given_up:
             return None
-        self._end_observing()
-        segmentation, fresh = self._segmentation(predictions, cond, uncond)
+        self.stop_observing()
+        self._note_skipped()
+        segmentation, fresh = self._segmentation(predictions.folded(), predictions.latent, cond, uncond)
         if segmentation is None:
-            return None
-        norm, ratio = guidance_norm(predictions.delta), None
-        if predictions.active and self.settings.strength > 0:
-            weights = self._weights_by_label()
-            ratio = ratio_of_norm(norm, segmentation, self.settings, predictions.guidance_scale, weights)
+            return self._magnitude(predictions, preview) if self._by_magnitude else None
+        return self._guide(predictions, segmentation, self.settings, fresh, preview)
+
+    @guarded
+    def ratio_by_magnitude(
+        self, predictions: Predictions, preview: Callable[[Tensor | None], Tensor] | None = None
+    ) -> Tensor | None:
+        """r for an evaluation whose attention cannot be observed (`method.magnitude`); records it."""
+        return None if self._given_up else self._magnitude(predictions, preview)
+
+    def _magnitude(
+        self, predictions: Predictions, preview: Callable[[Tensor | None], Tensor] | None
+    ) -> Tensor | None:
+        cond = predictions.cond
+        segmentation = magnitude_patches(len(cond), predictions.latent, cond.device)
+        self.run.prompts = self.run.prompts or [Prompt("cond", ("word",), (ALL_PATCHES,), (0,))]
+        self.run.facts = Facts(layers=0, grids=(segmentation.grid,), tokens=0, prompts=0, by_magnitude=True)
+        return self._guide(predictions, segmentation, magnitude_settings(self.settings), True, preview)
+
+    def _guide(
+        self,
+        predictions: Predictions,
+        segmentation: Segmentation,
+        settings: Settings,
+        fresh: bool,
+        preview: Callable[[Tensor | None], Tensor] | None,
+    ) -> Tensor | None:
+        """The ratio map of a segmentation, recorded."""
+        folded, ratio, shaped = predictions.folded(), None, None
+        norm, frames = guidance_norm(folded.delta), predictions.frames
+        by_magnitude = settings.regions == "patch" and self._by_magnitude
+        weights = {} if by_magnitude else self._weights_by_label()
+        if predictions.active and settings.strength > 0:
+            scale = predictions.guidance_scale
+            ratio = shaped = ratio_of_norm(norm, segmentation, settings, scale, weights, frames)
+            if predictions.cond.ndim == 5:
+                shaped = rearrange(ratio, "b one (t h) w -> b one t h w", t=frames)
         try:
-            shown = None if preview is None else partial(preview, ratio)
-            self._record(predictions, segmentation, norm, ratio, fresh, shown)
+            shown = None if preview is None else partial(preview, shaped)
+            self._record(folded, segmentation, norm, ratio, fresh, shown)
         except Exception as error:  # the guidance does not depend on its record
             logging.exception("S-CFG could not record an evaluation", exc_info=error)
             self.run.note(Note.UNRECORDED)
-        return ratio
+        return shaped
 
     def end_batch(self) -> None:
         """The model ran all rows of this evaluation: what still waits for its cross-attention is dropped."""
-        self.observing = False
+        self.stop_observing()
+        self._note_skipped()
         self._collector.drop_pending()
 
     def end_evaluation(self) -> None:
@@ -216,26 +194,25 @@ class Session:
             logging.exception("S-CFG: internal error", exc_info=error)
             self.run.note(Note.INTERNAL_ERROR, error=error)
 
-    def _end_observing(self) -> None:
-        self.observing = False
+    def _note_skipped(self) -> None:
         if self._collector.skipped:
             self.run.note(Note.LAYER_SKIPPED)
 
     def _segmentation(
-        self, predictions: Predictions, cond: Sequence[Placement], uncond: Sequence[Placement]
+        self, predictions: Predictions, latent: Grid, cond: Sequence[Placement], uncond: Sequence[Placement]
     ) -> tuple[Segmentation | None, bool]:
         """This evaluation's segmentation, else the last one that fits, else None; and whether it is fresh."""
-        latent, images = predictions.latent, len(predictions.cond)
+        images = len(predictions.cond)
         self.run.prompts = [self._collector.prompt(place.prompt) for place in cond]
-        with_maps = self._with_maps(cond)
-        if with_maps:
-            positive = [self._entry(place, self._collector.token_maps, predictions) for place in with_maps]
+        active, with_maps = [place for place in cond if place.active], self._with_maps(cond)
+        if active and active == with_maps:
+            positive = [self._entry(place, self._collector.token_maps, predictions) for place in active]
             negative = [
                 self._entry(place, self._collector.foreground_maps, predictions)
                 for place in self._with_maps(uncond)
             ]
             segmentation = segment_entries(positive, negative, self.settings, latent)
-            if not any(self._collector.prompt(place.prompt).start_tokens for place in uncond):
+            if uncond and not any(self._collector.prompt(place.prompt).start_tokens for place in uncond):
                 segmentation = replace(segmentation, has_foreground=None)  # there is no START to say anything
             if self._resegment is not None:
                 segmentation = self._resegment(segmentation)
@@ -272,7 +249,7 @@ class Session:
     def _weights_by_label(self) -> dict[int, float]:
         weights: dict[int, float] = {}
         for word, weight in self._word_weights.items():
-            labels = (word,) if isinstance(word, int) else labels_of(word, self.run.prompts)
+            labels = labels_of(word, self.run.prompts) if isinstance(word, str) else (int(word),)
             if not labels:
                 self.run.note(Note.UNKNOWN_WORD, word=word)
             weights |= dict.fromkeys(labels, weight)
@@ -305,3 +282,8 @@ class Session:
         self.run.add(observation)
         if self._recorded is not None:
             self._recorded(observation)
+
+
+def _says_nothing(prompt: Prompt) -> bool:
+    """An unconditional prompt without START tells no foreground (Eq. 14)."""
+    return prompt.branch == "uncond" and not prompt.start_tokens

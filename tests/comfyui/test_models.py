@@ -194,7 +194,7 @@ def test_another_kind_of_model_is_left_as_it_is():
     plain = host.ksample(model, *PROMPTS, PICTURE)
     guided = scfg(model)
     assert torch.equal(host.ksample(guided.model, *PROMPTS, PICTURE), plain)
-    assert guided.lines == [f"S-CFG inactive: {Note.NOT_A_UNET.text}"]
+    assert guided.lines == [f"S-CFG inactive: {Note.UNKNOWN_MODEL.text}"]
 
 
 def test_a_latent_that_is_no_picture_is_left_as_it_is(sd15, monkeypatch):

@@ -4,6 +4,7 @@ import gc
 import weakref
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
@@ -127,6 +128,37 @@ def test_every_kth_evaluation_collects_and_nothing_is_said():
     assert run.notes == []
 
 
+def test_labels_are_reused_while_one_of_several_active_prompts_has_no_maps():
+    """A cache that answers for one prompt only does not give its patches to the other."""
+    session, run = new_session()
+    first, second = number_labels(Prompt.plain("cond", TOKENS) for _ in "AB")
+    prompts = {"A": first, "B": second, "empty": PROMPTS["empty"]}
+    places = [Placement("A"), Placement("B")], [Placement("empty")]
+    for seen in ("AB", "A"):
+        session.begin(prompts)
+        for name in (*seen, "empty"):
+            q, k = qk(len(seen), GRID.area)
+            session.observe(self_call(q[:1], k[:1], [Rows(name, slice(0, 1))]))
+            q, k = qk(7, TOKENS)
+            session.observe(cross_call(q[:1], k[:1], [Rows(name, slice(0, 1))]))
+        session.ratio(predictions(torch.randn(1, 4, 8, 10)), *places)
+    both, one = run.evaluations
+    assert both.fresh and not one.fresh and torch.equal(both.labels, one.labels)
+    assert run.notes == [Note.REUSED.text]
+
+
+@pytest.mark.parametrize("settings", [Settings(), Settings(strength=0.0)], ids=["acting", "observing"])
+def test_a_word_that_is_not_in_the_prompt_is_noted_whether_s_cfg_acts_or_not(settings):
+    session, run = new_session(settings, word_weights={"zebra": 2.0})
+    evaluate(session)
+    assert run.notes == [Note.UNKNOWN_WORD.text.format(word="zebra")]
+
+
+def test_labels_may_be_numpy_integers():
+    session, run = new_session(word_weights={np.int64(3): 2.0})
+    assert evaluate(session) is not None and run.notes == []
+
+
 def test_out_of_memory_in_our_part_gives_plain_cfg_for_the_rest(monkeypatch):
     session, run = new_session()
 
@@ -207,7 +239,7 @@ def test_no_q_and_k_are_left_where_the_cross_attention_does_not_come():
         session.observe(self_call(*qk(0, GRID.area), [Rows("text", slice(0, 2))], layer))
     before.update(call.q for call, _ in session._collector._pending.values())
     assert len(before) == 2
-    session.skip_layer("a")
+    session.skip_layer("a", ["text"])
     gc.collect()
     assert len(before) == 1
     session.end_batch()

@@ -6,7 +6,7 @@ copy of the model options (`run.SamplingRun`), so nothing stays behind after an 
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
@@ -36,41 +36,51 @@ class Attachment:
     settings      None = only observe.
     collection    None = as the settings say.
     word_weights  words or phrases of the prompt → factor on their regions' guidance.
+    by_magnitude  whether what cannot be observed is guided by the magnitude of the guidance.
     listeners     receive the events of the runs.
     """
 
     settings: Settings | None = None
     collection: Collection | None = None
     word_weights: Mapping[str, float] = field(default_factory=dict)
+    by_magnitude: bool = False
     trace: Trace = field(default_factory=Trace)
     listeners: tuple[Listener, ...] = ()
 
 
 def observe(
-    model: Any, collection: Collection, listener: Listener | None = None, trace: Trace | None = None
+    model: Any, collection: Collection, listeners: Sequence[Listener] = (), trace: Trace | None = None
 ) -> tuple[Any, Trace]:
     """A clone of `model` whose attention is observed, and its trace. The image stays bit-identical."""
-    return _attach(model, {"collection": collection}, listener, trace)
+    return _attach(model, {"collection": collection}, listeners, trace)
 
 
 def guide(
     model: Any,
     settings: Settings,
     word_weights: Mapping[str, float] | None = None,
-    listener: Listener | None = None,
+    listeners: Sequence[Listener] = (),
     trace: Trace | None = None,
+    by_magnitude: bool = False,
 ) -> tuple[Any, Trace]:
-    """A clone of `model` whose guidance is scaled per region (Eq. 12), and its trace."""
-    return _attach(model, {"settings": settings, "word_weights": dict(word_weights or {})}, listener, trace)
+    """A clone of `model` whose guidance is scaled per region (Eq. 12), and its trace.
+
+    by_magnitude: where the attention cannot be observed, scale patches by the magnitude of their guidance.
+    """
+    changes = {
+        "settings": settings,
+        "word_weights": dict(word_weights or {}),
+        "by_magnitude": by_magnitude,
+    }
+    return _attach(model, changes, listeners, trace)
 
 
 def _attach(
-    model: Any, changes: dict[str, Any], listener: Listener | None, trace: Trace | None
+    model: Any, changes: dict[str, Any], listeners: Sequence[Listener], trace: Trace | None
 ) -> tuple[Any, Trace]:
     clone = model.clone()
     before = clone.get_attachment(KEY) or Attachment(trace=trace or Trace())
-    listeners = before.listeners if listener is None else (*before.listeners, listener)
-    attachment = replace(before, listeners=listeners, **changes)
+    attachment = replace(before, listeners=(*before.listeners, *listeners), **changes)
     clone.set_attachments(KEY, attachment)
     wrappers = _Wrappers(attachment)
     for kind in ("outer_sample", "predict_noise", "calc_cond_batch", "apply_model"):
@@ -91,7 +101,15 @@ class _Wrappers:
         settings = attachment.settings or replace(Settings(), strength=0.0)
         collection = attachment.collection or Collection()
         try:
-            run = SamplingRun(guider, settings, collection, attachment.word_weights, sigmas, self._evaluated)
+            run = SamplingRun(
+                guider,
+                settings,
+                collection,
+                attachment.word_weights,
+                sigmas,
+                self._evaluated,
+                attachment.by_magnitude,
+            )
         except Exception:  # S-CFG never fails a generation
             logging.exception("S-CFG could not begin: plain CFG")
             return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
@@ -147,7 +165,7 @@ class _Wrappers:
         options = dict(transformer_options or {})
         run = options.pop(KEY, None)
         if run is not None:
-            options = run.watched(x, c_crossattn, options) or options
+            options = run.watched(x, c_crossattn, options, kw) or options
         return executor(x, t, c_concat, c_crossattn, control, options, **kw)
 
 

@@ -18,7 +18,12 @@ class Preview:
         self._on_device: dict[torch.device, tuple[Tensor, Tensor | None]] = {}
 
     def __call__(self, latent: Tensor) -> Tensor:
-        """(B, C, H, W) → (B, 3, h, w) uint8 on the same device, no side above 256; grey for an unknown format."""
+        """(B, C, H, W) → (B, 3, h, w) uint8 on the same device, no side above 256; grey for an unknown format.
+
+        Of several frames, (B, C, T, H, W), the middle one.
+        """
+        if latent.ndim == 5:
+            latent = latent[:, :, latent.shape[2] // 2]
         largest = max(latent.shape[2:])
         if largest > LONGEST_SIDE:
             sides = [max(1, side * LONGEST_SIDE // largest) for side in latent.shape[2:]]

@@ -5,16 +5,17 @@ for a counterpart that the host makes for the other list shares it.
 """
 
 from collections.abc import Hashable, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
 from ...collect.calls import Rows
 from ...method.entries import Area
 from ...prompt import Branch, Prompt, number_labels
 from ...run.session import Placement
-from .models import Architecture
+from .models import Architecture, Text
 
 Key = tuple[int, object]
 
@@ -23,9 +24,40 @@ START_TOKENS = "scfg_start_tokens"
 """Keys of a CONDITIONING under which S-CFG Text Encode puts (texts, words) of every token, and its START tokens."""
 
 
+class PromptReader:
+    """Reads what the text columns of a run's conditionings are, every text once: it waits for the device."""
+
+    def __init__(self, architecture: Architecture) -> None:
+        self._architecture = architecture
+        self._read: dict[int, tuple[Tensor, Prompt]] = {}
+
+    def read(self, branch: Branch, conditioning: dict, source: dict) -> Prompt:
+        """The prompt of a conditioning; `source` is the entry that has its words."""
+        context = context_of(conditioning)
+        assert context is not None
+        if id(context) not in self._read:
+            self._read[id(context)] = context, self._prompt(context, conditioning, source)
+        return replace(self._read[id(context)][1], branch=branch)
+
+    def _prompt(self, context: Tensor, conditioning: dict, source: dict) -> Prompt:
+        extra = {name: getattr(cond, "cond", None) for name, cond in conditioning["model_conds"].items()}
+        texts, words = source.get(WORDS, ((), ()))
+        mask = source.get("attention_mask")
+        text = Text(context, extra, mask if isinstance(mask, Tensor) else None, source.get(START_TOKENS, ()), words)
+        columns = self._architecture.read(text)
+        places = [column - columns.first for column in range(len(columns.roles))]
+        return Prompt(
+            "cond",
+            columns.roles,
+            tuple(texts[place] if 0 <= place < len(texts) else "" for place in places),
+            tuple(words[place] if 0 <= place < len(words) else -1 for place in places),
+        )
+
+
 @dataclass
 class PromptLists:
-    """The lists of conditionings of one evaluation, and the latent (B, C, H, W) that they describe.
+    """The lists of conditionings of one evaluation, and the latent (B, C, H, W) or (B, C, T, H, W) that they
+    describe.
 
     branches   branch of every list.
     prompts    every prompt by its key; the labels of each list count from 0.
@@ -36,7 +68,7 @@ class PromptLists:
     latent: Tensor
     sigma: Tensor
     branches: Sequence[Branch]
-    architecture: Architecture
+    reader: PromptReader
     prompts: dict[Hashable, Prompt] = field(default_factory=dict)
     ambiguous: bool = False
     _placements: dict[int, list[Placement]] = field(default_factory=dict)
@@ -50,14 +82,7 @@ class PromptLists:
             self.prompts |= dict(zip(keys, numbered, strict=True))
 
     def _prompt(self, index: int, conditioning: dict) -> Prompt:
-        context = context_of(conditioning)
-        length = 1 if context is None else context.shape[1]
-        source = self.original(index, conditioning)
-        starts = self.architecture.start_tokens(length, source.get(START_TOKENS, ()))
-        texts, words = source.get(WORDS, ((), ()))
-        missing = max(0, length - len(texts))
-        texts, words = (*texts, *[""] * missing)[:length], (*words, *[-1] * missing)[:length]
-        return Prompt.plain(self.branches[index], length, starts, texts, words)
+        return self.reader.read(self.branches[index], conditioning, self.original(index, conditioning))
 
     def original(self, index: int, conditioning: dict) -> dict:
         """The first entry of this list with the same text: a counterpart that the host made for the other list has
@@ -74,14 +99,15 @@ class PromptLists:
 
     def rows(self, x: Tensor, keys: Sequence[Key]) -> list[Rows] | None:
         """Rows of every chunk of a batch x; None where it is not what its prompts' areas and the latent say."""
-        batch, _, height, width = self.latent.shape
+        batch = self.latent.shape[0]
         if x.shape[0] != len(keys) * batch or len(set(keys)) < len(keys):
             return None
         for key in keys:
             if key not in self.prompts:
                 return None
             area = self.area(key)
-            if tuple(x.shape[2:]) != ((height, width) if area is None else (area.h, area.w)):
+            size = tuple(self.latent.shape[2:]) if area is None else (*self.latent.shape[2:-2], area.h, area.w)
+            if tuple(x.shape[2:]) != size:
                 return None
         return [Rows(key, slice(index * batch, (index + 1) * batch)) for index, key in enumerate(keys)]
 
@@ -111,7 +137,7 @@ class PromptLists:
         result = []
         for conditioning, place in placed:
             if "default" in conditioning and place.active:
-                room = torch.ones_like(self.latent[:, 0]) - sum(weight for weight in others if weight is not None)
+                room = self._weight(1.0) - sum(weight for weight in others if weight is not None)
                 room = room.clamp(min=0)
                 # the host does not run it where there is no room; it waits for the device here as well
                 place = Placement(place.prompt, None, room, active=bool(room.any()))
@@ -119,7 +145,8 @@ class PromptLists:
         return result
 
     def _placed(self, conditioning: dict) -> tuple[Area | None, Tensor] | None:
-        """Area, and the host's weight over the whole latent (B, H, W); None outside the entry's timestep range."""
+        """Area, and the host's weight over the whole latent (B, T·H, W); None outside the entry's timestep range,
+        and where its area is not one of the folded latent: a part of several frames."""
         from comfy.samplers import get_area_and_mult
 
         bare = {key: value for key, value in conditioning.items() if key not in ("gligen", "control", "hooks")}
@@ -127,15 +154,25 @@ class PromptLists:
         found = get_area_and_mult(bare, self.latent, self.sigma)
         if found is None:
             return None
-        area = None
-        weight = torch.zeros_like(self.latent[:, 0])
         if found.area is None:
-            weight = weight + found.mult[:, 0]
-        else:
-            h, w, y, x = found.area
-            area = Area(y, x, h, w)
-            weight[:, y : y + h, x : x + w] = found.mult[:, 0]
-        return area, weight
+            return None, self._weight(0.0) + _folded(found.mult[:, 0])
+        sizes = found.area[: len(found.area) // 2]
+        starts = found.area[len(sizes) :]
+        if len(sizes) == 3 and self.latent.shape[2] > 1:
+            return None
+        weight = self._weight(0.0)
+        (h, w), (y, x) = sizes[-2:], starts[-2:]
+        weight[:, y : y + h, x : x + w] = _folded(found.mult[:, 0])
+        return Area(y, x, h, w), weight
+
+    def _weight(self, value: float) -> Tensor:
+        """(B, T·H, W) of one value."""
+        return torch.full_like(_folded(self.latent[:, 0]), value)
+
+
+def _folded(cells: Tensor) -> Tensor:
+    """(B, T, H, W) → (B, T·H, W): frames one below the other; an image stays."""
+    return rearrange(cells, "b t h w -> b (t h) w") if cells.ndim == 4 else cells
 
 
 def context_of(conditioning: dict) -> Tensor | None:

@@ -13,7 +13,6 @@ from typing import Any
 
 from torch import Tensor
 
-from ...collect.layers import choose_layers
 from ...method.settings import Settings
 from ...prompt import Branch
 from ...run.fingerprint import Fingerprint
@@ -22,9 +21,9 @@ from ...run.noise import NoiseLevel
 from ...run.notes import Note
 from ...run.record import Observation, Run
 from ...run.session import Collection, Predictions, Session
-from .models import architecture_of
+from .models import ModelCall, architecture_of
 from .preview import Preview
-from .prompts import Key, PromptLists
+from .prompts import Key, PromptLists, PromptReader
 from .slot import CfgSlot
 from .status import status_line
 from .watcher import Watcher, compiles_unguarded, uncompiled
@@ -43,12 +42,15 @@ class SamplingRun:
         word_weights: Mapping[str, float],
         sigmas: Tensor,
         evaluated: Callable[[Run, Observation], None],
+        by_magnitude: bool = False,
     ) -> None:
         patcher = guider.model_patcher
         self._architecture = architecture_of(patcher.get_model_object("diffusion_model"))
-        layers = choose_layers(self._architecture.layers, collection.layers) if self._architecture else []
+        layers = self._architecture.choose_layers(collection.layers) if self._architecture else []
         self._layers = frozenset(layers)
-        self._inactive: Note | None = None if layers else Note.NOT_A_UNET
+        self._reader = PromptReader(self._architecture) if self._architecture else None
+        self._inactive: Note | None = None if layers else Note.UNKNOWN_MODEL
+        self._by_magnitude = by_magnitude
         self.record = Run(schedule=tuple(sigmas.detach().float().cpu().tolist()), layers=tuple(layers))
         self.session = Session(
             settings,
@@ -56,6 +58,7 @@ class SamplingRun:
             self.record,
             word_weights=word_weights,
             recorded=lambda evaluation: evaluated(self.record, evaluation),
+            by_magnitude=by_magnitude,
         )
         self._preview = Preview(patcher.get_model_object("latent_format"))
         self._range = _sigma_range(patcher, settings)
@@ -81,11 +84,14 @@ class SamplingRun:
     # the evaluation, from outside in
 
     def begin(self, x: Tensor, sigma: Tensor) -> bool:
-        """Start an evaluation of the latent x (B, C, H, W); False where S-CFG has no part in it."""
+        """Start an evaluation of the latent x (B, C, H, W) or (B, C, T, H, W); False: S-CFG has no part in it."""
         self._forget_evaluation()
-        if self._inactive is None and x.ndim != 4:
+        if x.ndim not in (4, 5):
             self._inactive = Note.NOT_AN_IMAGE
-        if self._inactive is not None:
+            return False
+        if x.ndim == 5 and self._architecture is not None and not self._architecture.takes_frames:
+            self._inactive = Note.NOT_AN_IMAGE
+        if self._inactive is not None and not self._by_magnitude:
             return False
         self._noisy = x
         self._acts = self.session.settings.strength > 0 and self._within_range(sigma)
@@ -98,12 +104,12 @@ class SamplingRun:
     @guarded
     def watch(self, conds: Sequence[list[dict] | None], x: Tensor, sigma: Tensor, model_options: dict) -> bool:
         """The host is about to run the conditionings `conds`; True where this is the evaluation's main batch."""
-        if self._noisy is None or self._architecture is None or self._prompts is not None or self._slot_reached:
+        if self._noisy is None or self._reader is None or self._prompts is not None or self._slot_reached:
             return False
         self._skip_reason = self._reason_to_skip(conds, x, model_options)
         if self._skip_reason is not None:
             return False
-        self._prompts = PromptLists(conds, x, sigma, _branches(conds), self._architecture)
+        self._prompts = PromptLists(conds, x, sigma, _branches(conds), self._reader)
         for index in range(len(conds)):
             self._prompts.placements(index)
         self.session.begin(self._prompts.prompts)
@@ -122,7 +128,7 @@ class SamplingRun:
 
     def _skip(self, reason: Note) -> None:
         self._skip_reason = reason
-        self.session.observing = False
+        self.session.stop_observing()
 
     def unwatch(self) -> None:
         """The host ran the conditionings."""
@@ -136,7 +142,7 @@ class SamplingRun:
         return uncompiled()
 
     @guarded
-    def watched(self, x: Tensor, context: Tensor | None, options: dict) -> dict | None:
+    def watched(self, x: Tensor, context: Tensor | None, options: dict, extra: Mapping[str, Any]) -> dict | None:
         """`transformer_options` of one call of the model, in which its attention is observed; None = as they
         are."""
         if not self.session.observing or self._prompts is None or self._architecture is None or context is None:
@@ -147,11 +153,14 @@ class SamplingRun:
             self._skip(Note.TILED)
             return None
         self._run_keys.update(keys)
-        tokens = context.shape[1]
-        if any(tokens % self._prompts.prompts[key].num_tokens for key in keys):
+        if not any(self.session.needs_maps(key) for key in keys):
+            return None
+        columns = self._architecture.num_columns(context, extra)
+        if any(columns % self._prompts.prompts[key].num_tokens for key in keys):
             self.record.note(Note.LAYER_SKIPPED)
             return None
-        return Watcher(self.session, self._architecture, rows, self._layers, tokens).bound_to(options)
+        call = ModelCall(x, context, extra)
+        return Watcher(self.session, self._architecture, rows, self._layers, call).bound_to(options)
 
     def close_evaluation(self) -> None:
         """The evaluation is over, well or not."""
@@ -168,19 +177,23 @@ class SamplingRun:
         if self._prompts is None and self._skip_reason is None:  # another node answered without calling the model
             self.watch((args["input_cond"], args["input_uncond"]), args["input"], args["sigma"], {})
         self._slot_reached = True
-        sides = self._sides(args)
-        if sides is None or self._prompts is None:
-            return None
-        cond, uncond = (self._prompts.placements(index) for index in sides)
         predictions = self._predictions(args)
-        ratio = self.session.ratio(
-            predictions,
-            cond,
-            uncond,
-            lambda ratio: self._preview(_guided_image(predictions, ratio)),
-        )
+        sides = self._sides(args) if self._inactive is None else None
+        if sides is not None and self._prompts is not None:
+            cond, uncond = (self._prompts.placements(index) for index in sides)
+            ratio = self.session.ratio(predictions, cond, uncond, self._preview_of(predictions))
+        elif self._by_magnitude and args["input_uncond"] is not None:
+            if self._prompts is None:
+                self.session.begin({})
+                self.session.end_batch()
+            ratio = self.session.ratio_by_magnitude(predictions, self._preview_of(predictions))
+        else:
+            ratio = None
         self._guided |= ratio is not None
         return ratio
+
+    def _preview_of(self, predictions: Predictions) -> Callable[[Tensor | None], Tensor]:
+        return lambda ratio: self._preview(predictions.guided(ratio))
 
     def _sides(self, args: dict) -> tuple[int, int] | None:
         """Which of the lists that were run are the conditional and the unconditional one."""
@@ -231,18 +244,15 @@ class SamplingRun:
 
     def status(self) -> str:
         """One line for the user, once the record is closed."""
-        return status_line(self.record, self._guided)
+        architecture = self._architecture
+        return status_line(
+            self.record, self._guided, "" if architecture is None or architecture.confirmed else architecture.name
+        )
 
 
-def _branches(conds: Sequence[Any]) -> tuple[Branch, ...]:
+def _branches(conds: Sequence[object]) -> tuple[Branch, ...]:
     """Of two lists the first is the positive one; which are what of three lists, the CFG function tells later."""
     return ("cond", "uncond") if len(conds) == 2 else ("both",) * len(conds)
-
-
-def _guided_image(predictions: Predictions, ratio: Tensor | None) -> Tensor:
-    """x0 under guidance, for the preview."""
-    delta = predictions.delta if ratio is None else predictions.delta * ratio
-    return predictions.uncond + predictions.guidance_scale * delta
 
 
 def _sigma_range(patcher: Any, settings: Settings) -> tuple[float, float] | None:

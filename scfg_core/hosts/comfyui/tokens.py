@@ -4,10 +4,12 @@ import re
 from collections.abc import Sequence
 from typing import Any
 
+from .encoders import Encoder, columns_of, number_alike
 from .prompts import START_TOKENS, WORDS
 
 _EMBEDDING = re.compile(r"embedding:\s*([^\s,:()]+)")
-_END_OF_WORD, _BEGINNING_OF_WORD = "</w>", "▁"
+_END_OF_WORD, _BEGINNING_OF_WORD, _SPACE, _LINE = "</w>", "▁", "Ġ", "Ċ"
+_UNKNOWN, _CUT = "<unk>", "\N{REPLACEMENT CHARACTER}"
 
 
 def words_of_prompt(clip: Any, text: str) -> dict[str, Any]:
@@ -16,33 +18,83 @@ def words_of_prompt(clip: Any, text: str) -> dict[str, Any]:
     Empty where the tokenizer does not tell which tokens are words; everything works without, and tokens are
     numbered.
     """
-    tokenized = clip.tokenize(text, return_word_ids=True)
-    chunks = next(iter(tokenized.values())) if isinstance(tokenized, dict) else tokenized
-    if not all(len(token) == 3 for chunk in chunks for token in chunk):
+    encoders = columns_of(clip, clip.tokenize(text, return_word_ids=True))
+    if not all(len(token) == 3 for encoder in encoders for chunk in encoder.chunks for token in chunk):
         return {}
-    embeddings = _Embeddings(clip, text)
     texts: list[str] = []
     words: list[int] = []
     starts: list[int] = []
-    for chunk in chunks:
-        if chunk and chunk[0][2] == 0:
-            starts.append(len(texts))
-        pieces, ids = _pieces(clip, chunk), [token[2] for token in chunk]
-        _name(pieces, ids, _words(pieces, ids), embeddings, texts, words)
-    return {WORDS: (tuple(texts), tuple(words)), START_TOKENS: tuple(starts)}
+    for encoder in encoders:
+        embeddings = _Embeddings(clip, text)
+        own_texts: list[str] = []
+        own_words: list[int] = []
+        empty = encoder.of(clip.tokenize("", return_word_ids=True))
+        for chunk in encoder.chunks:
+            if encoder.has_start and chunk and chunk[0][2] == 0:
+                starts.append(len(texts) + len(own_texts))
+            pieces, ids = _pieces(encoder, chunk), [token[2] for token in chunk]
+            if _is_byte_level(pieces):
+                _name_templated(encoder, chunk, empty[0], own_texts, own_words)
+            else:
+                groups = _words(pieces, ids)
+                _name(pieces, ids, groups, embeddings, encoder.has_start, own_texts, own_words)
+        words += number_alike(texts, words, own_texts, own_words)
+        texts += own_texts
+    return {WORDS: (tuple(texts), tuple(words)), START_TOKENS: tuple(starts)} if texts else {}
 
 
-def _pieces(clip: Any, chunk: Sequence[tuple]) -> list[str | None]:
+def _pieces(encoder: Encoder, chunk: Sequence[tuple]) -> list[str | None]:
     """The tokenizer's text of every token; None for the vector of an embedding."""
     plain = [token for token in chunk if isinstance(token[0], int)]
-    texts = iter([text for _, text in clip.tokenizer.untokenize(plain)])
+    texts = iter([text for _, text in encoder.tokenizer.untokenize(plain)])
     return [next(texts) if isinstance(token[0], int) else None for token in chunk]
+
+
+def _is_byte_level(pieces: Sequence[str | None]) -> bool:
+    """Whether pieces are written as Qwen's are: a space is Ġ, at the beginning of a word."""
+    marked = any(piece and piece.endswith(_END_OF_WORD) for piece in pieces)
+    return not marked and any(piece and (piece[0] in (_SPACE, _LINE)) for piece in pieces)
+
+
+def _name_templated(
+    encoder: Encoder, chunk: Sequence[tuple], empty: Sequence[tuple], texts: list[str], words: list[int]
+) -> None:
+    """Append whole words and their numbers; what an empty prompt has as well is of the template, and no word."""
+    body = sum(token[2] != 0 for token in chunk)  # padding follows
+    own, template = ([token[0] for token in tokens if token[2] != 0] for tokens in (chunk, empty))
+    before = _common(own, template)
+    behind = min(_common(own[::-1], template[::-1]), len(template) - before, len(own) - before)
+    pieces = _pieces(encoder, chunk)
+    number, spelled, numbers = -1, {}, []
+    for place, piece in enumerate(pieces):
+        if not before <= place < body - behind or piece is None or not piece.strip(_SPACE + _LINE):
+            numbers.append(-1)
+            continue
+        bare = piece.lstrip(_SPACE + _LINE)
+        if not (bare == piece and numbers[-1] >= 0 and _continues(_decoded(spelled[number]), _decoded(bare))):
+            number += 1
+        spelled[number] = spelled.get(number, "") + bare
+        numbers.append(number)
+    for place, word in enumerate(numbers):
+        texts.append(_decoded(spelled[word]) if word >= 0 else "<template>" if place < body else "<pad>")
+        words.append(word)
+
+
+def _common(one: Sequence[Any], other: Sequence[Any]) -> int:
+    """How many of the first elements are equal."""
+    pairs = zip(one, other, strict=False)
+    return next((place for place, (a, b) in enumerate(pairs) if a != b), min(len(one), len(other)))
+
+
+def _continues(before: str, piece: str) -> bool:
+    """Whether a piece goes on with a word: letters or digits behind such, or the rest of a letter's bytes."""
+    return before[-1] == _CUT or (piece[0].isalnum() and before[-1].isalnum())
 
 
 def _words(pieces: Sequence[str | None], ids: Sequence[int]) -> list[int]:
     """Number of the word that each token of a chunk belongs to; −1 for START, END and padding (id 0)."""
     numbers: list[int] = []
-    word, open_word = -1, False
+    word, open_word, read = -1, False, ""
     marked = any(piece and piece.endswith(_END_OF_WORD) for piece in pieces)
     for index, (piece, group) in enumerate(zip(pieces, ids, strict=True)):
         if group == 0:
@@ -55,11 +107,19 @@ def _words(pieces: Sequence[str | None], ids: Sequence[int]) -> list[int]:
         elif marked:
             joined = open_word
         else:
-            joined = same_group and not piece.startswith(_BEGINNING_OF_WORD)
+            joined = same_group and not piece.startswith(_BEGINNING_OF_WORD) and _joins(read, piece)
         word += not joined
         numbers.append(word)
         open_word = piece is not None and marked and not piece.endswith(_END_OF_WORD)
+        read = piece or ""
     return numbers
+
+
+def _joins(before: str, piece: str) -> bool:
+    """Whether a piece of T5's goes on with the word before it: a mark alone, letters, or what T5 does not know."""
+    if before in ("", _BEGINNING_OF_WORD) or _UNKNOWN in (before, piece):
+        return bool(before)
+    return _continues(before, piece)
 
 
 class _Embeddings:
@@ -104,6 +164,7 @@ def _name(
     ids: Sequence[int],
     groups: Sequence[int],
     embeddings: _Embeddings,
+    has_start: bool,
     texts: list[str],
     words: list[int],
 ) -> None:
@@ -127,7 +188,7 @@ def _name(
             texts.append(spelled[group])
             words.append(first + group)
             continue
-        is_start = index == 0
+        is_start = has_start and index == 0
         texts.append("<start>" if is_start else "<pad>" if ended else "<end>")
         words.append(-1)
         ended = ended or not is_start

@@ -17,10 +17,11 @@ from torch import Tensor
 from ...collect.calls import LayerCall, Rows
 from ...run.guard import guarded
 from ...run.session import Session
-from .models import Architecture, AttentionCall
+from .models import Architecture, AttentionCall, ModelCall
 
 OVERRIDE = "optimized_attention_override"
 SLOTS = ("attn1", "attn2")
+BLOCKS = "dit"
 
 
 def compiles_unguarded(model_options: dict[str, Any]) -> bool:
@@ -45,16 +46,17 @@ class Watcher:
 
     rows    which rows of the batch belong to which prompt.
     layers  names of the chosen layers.
-    tokens  number of text tokens that the call carries, repeats included.
+    model   the call.
     """
 
     session: Session
     architecture: Architecture
     rows: Sequence[Rows]
     layers: frozenset[str]
-    tokens: int
+    model: ModelCall
     _inside_replace: bool = False
-    _calls: dict[str, int] = field(default_factory=dict)
+    _calls: int = 0
+    _calls_of: dict[str, int] = field(default_factory=dict)
 
     def give_up(self, error: Exception) -> None:
         self.session.give_up(error)
@@ -70,7 +72,16 @@ class Watcher:
                 if slot in replaces
             }
             options["patches_replace"] = {**replaces, **wrapped}
+        marked = {block: marking(block, replaces.get(BLOCKS, {}).get(block)) for block in self._blocks_to_mark()}
+        if marked:
+            replaces = options.get("patches_replace", {})
+            options["patches_replace"] = {**replaces, BLOCKS: {**replaces.get(BLOCKS, {}), **marked}}
         return options
+
+    def _blocks_to_mark(self) -> list[tuple[str, int]]:
+        return [
+            (kind, index) for kind, index in self.architecture.marked_blocks if f"{kind}.{index}" in self.layers
+        ]
 
     def _override(self, inner: Callable[..., Tensor] | None) -> Callable[..., Tensor]:
         def observed(func: Callable[..., Tensor], *args: Any, **kwargs: Any) -> Tensor:
@@ -96,18 +107,20 @@ class Watcher:
         """Observe a call of the attention function."""
         options = kwargs.get("transformer_options") or {}
         layer = self._chosen(options)
+        self._calls += 1
         bound = dict(zip(("q", "k", "v", "heads", "mask"), args, strict=False)) | kwargs
         if layer is None or not {"q", "k", "heads"} <= bound.keys():
             return
         q, k = bound["q"], bound["k"]
         if not bound.get("skip_reshape"):
             q, k = _split(q, bound["heads"]), _split(k, bound["heads"])
-        repeated = self._calls.get(layer, 0)
-        self._calls[layer] = repeated + 1
-        if bound.get("mask") is not None:
-            self.session.skip_layer(layer)
+        repeated = self._calls_of.get(layer, 0)
+        self._calls_of[layer] = repeated + 1
+        mask = bound.get("mask")
+        if mask is not None and not self.architecture.allows_mask(mask, self.model):
+            self.session.skip_layer(layer, [part.prompt for part in self.rows])
             return
-        self._observe(AttentionCall(q, k, options, self.tokens, repeated=repeated), kwargs.get("scale"))
+        self._observe(AttentionCall(layer, q, k, options, self.model, repeated=repeated), kwargs.get("scale"))
 
     @guarded
     def _replaced(self, slot: str, q: Tensor, k: Tensor, options: dict[str, Any]) -> None:
@@ -115,18 +128,38 @@ class Watcher:
         layer = self._chosen(options)
         if layer is None:
             return
-        self._calls[layer] = SLOTS.index(slot) + 1
+        self._calls_of[layer] = SLOTS.index(slot) + 1
         heads = options["n_heads"]
-        self._observe(AttentionCall(_split(q, heads), _split(k, heads), options, self.tokens, slot))
+        self._observe(AttentionCall(layer, _split(q, heads), _split(k, heads), options, self.model, slot))
 
     def _chosen(self, options: dict[str, Any]) -> str | None:
         """The layer that runs now, if it is a chosen one."""
-        layer = self.architecture.layer_of(options) if self.session.observing else None
+        layer = self.architecture.layer_of(options, self._calls) if self.session.observing else None
         return layer if layer in self.layers else None
 
     def _observe(self, call: AttentionCall, scale: float | None = None) -> None:
         site = self.architecture.locate(call)
-        self.session.observe(LayerCall(site.layer, call.q, call.k, self.rows, site.grid, site.layout, scale))
+        if site is None:
+            return
+        q = call.q
+        if site.queries is not None:
+            if q.shape[2] != call.k.shape[2]:
+                self.session.skip_layer(call.layer, [part.prompt for part in self.rows])
+                return
+            q = q[:, :, site.queries.start : site.queries.stop]
+        self.session.observe(LayerCall(call.layer, q, call.k, self.rows, site.grid, site.layout, scale))
+
+
+def marking(block: tuple[str, int], inner: Callable[..., Any] | None) -> Callable[..., Any]:
+    """A replace function of a block that only says in `transformer_options` which block runs."""
+    kind, index = block
+
+    def marked(args: dict[str, Any], extra: dict[str, Any]) -> Any:
+        options = {**args["transformer_options"], "block_type": kind, "block_index": index}
+        args = {**args, "transformer_options": options}
+        return extra["original_block"](args) if inner is None else inner(args, extra)
+
+    return _never_compiled(marked)
 
 
 def _split(tensor: Tensor, heads: int) -> Tensor:

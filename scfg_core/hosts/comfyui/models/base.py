@@ -1,65 +1,134 @@
 """What a model family tells S-CFG."""
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from torch import Tensor
 
 from ....collect.calls import Layout
-from ....collect.layers import LayerInfo
+from ....collect.layers import LayerChoice
 from ....grid import Grid
+from ....prompt import Role
+
+
+@dataclass(frozen=True)
+class ModelCall:
+    """One call of the model, before it runs.
+
+    x        (b, C, H, W) or (b, C, T, H, W).
+    context  text that it attends to, (b, L, d).
+    extra    the other arguments that its conditionings gave it.
+    """
+
+    x: Tensor
+    context: Tensor
+    extra: Mapping[str, Any] = field(default_factory=dict)
 
 
 @dataclass(frozen=True)
 class AttentionCall:
     """A call of the host's attention function, or of a function that replaces it.
 
+    layer     the layer that runs.
     q, k      (b, H, n, d) and (b, H, m, d).
     options   `transformer_options` of this call.
-    tokens    text tokens that the model was given, repeats included.
+    model     the call of the model that it is part of.
     slot      "attn1" or "attn2" where a replace function of that name is called.
     repeated  how many calls of the same layer came before in this call of the model.
     """
 
+    layer: str
     q: Tensor
     k: Tensor
     options: dict[str, Any]
-    tokens: int
+    model: ModelCall
     slot: str | None = None
     repeated: int = 0
 
 
 @dataclass(frozen=True)
 class Site:
-    """Where a call comes from, and what its keys are."""
+    """What a call's queries and keys are; `queries`: which of the queries are the image's, None = all."""
 
-    layer: str
     grid: Grid
     layout: Layout
+    queries: range | None = None
+
+
+@dataclass(frozen=True)
+class Text:
+    """What the host knows of the text of one prompt.
+
+    context  (b, L, d).
+    extra    the other arguments that the conditioning gives the model, `attention_mask` among them.
+    mask     (b, L) of integers that the encoder put on the conditioning, 0 = padding; None = none.
+    starts   columns of START that the encoder named.
+    words    number of the word of every token of the encoder, −1 = of no word; () = not named.
+    """
+
+    context: Tensor
+    extra: Mapping[str, Any] = field(default_factory=dict)
+    mask: Tensor | None = None
+    starts: tuple[int, ...] = ()
+    words: tuple[int, ...] = ()
+
+
+@dataclass(frozen=True)
+class Columns:
+    """Role of every text column, and the column at which the encoder's first token stands; negative where the
+    encoder cut some off."""
+
+    roles: tuple[Role, ...]
+    first: int = 0
 
 
 class Architecture(Protocol):
-    """One model family."""
+    """One model family.
+
+    name           for the status line.
+    confirmed      whether its layers and roles were checked with real weights.
+    takes_frames   whether it sees latents (B, C, T, H, W) frame by frame.
+    marked_blocks  (kind, index) of the blocks that have to be marked, for the host does not say which one runs.
+    """
 
     @property
-    def layers(self) -> Sequence[LayerInfo]:
-        """Its layers with attention to the text, in the order in which they run."""
-        ...
+    def name(self) -> str: ...
+
+    @property
+    def confirmed(self) -> bool: ...
+
+    @property
+    def takes_frames(self) -> bool: ...
+
+    @property
+    def marked_blocks(self) -> Sequence[tuple[str, int]]: ...
 
     @classmethod
     def of(cls, module: Any) -> "Architecture | None":
         """The family as it is in this module; None where the module is of another one."""
         ...
 
-    def layer_of(self, options: dict[str, Any]) -> str | None:
-        """Name of the layer that `transformer_options` describe; None where they describe none."""
+    def choose_layers(self, choice: LayerChoice) -> list[str]:
+        """Names of the chosen layers, in the order in which they run."""
         ...
 
-    def locate(self, call: AttentionCall) -> Site:
-        """Where a call of a known layer comes from."""
+    def num_columns(self, context: Tensor, extra: Mapping[str, Any]) -> int:
+        """How many text columns a call with these arguments has in the attention."""
         ...
 
-    def start_tokens(self, length: int, given: Sequence[int]) -> tuple[int, ...]:
-        """Columns of START among `length` tokens, of which the encoder named `given`; () = the family has none."""
+    def read(self, text: Text) -> Columns:
+        """What the text columns of a prompt are. May read the text off the device."""
+        ...
+
+    def layer_of(self, options: dict[str, Any], calls: int) -> str | None:
+        """Name of the layer that `transformer_options` describe, after `calls` other calls; None = none."""
+        ...
+
+    def locate(self, call: AttentionCall) -> Site | None:
+        """Where a call of a known layer comes from; None where nothing is to be observed of it."""
+        ...
+
+    def allows_mask(self, mask: Tensor, call: ModelCall) -> bool:
+        """Whether an attention mask says no more than which text columns are dead."""
         ...

@@ -3,15 +3,17 @@
 A layer is named like the host names it while it runs: "input.7.0" = input block 7, transformer block 0.
 """
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from torch import Tensor
+
 from ....collect.calls import Layout
-from ....collect.layers import LayerInfo
+from ....collect.layers import LayerChoice, LayerInfo, choose_layers
 from ....grid import Grid
 from ...clip import chunk_starts
-from .base import AttentionCall, Site
+from .base import AttentionCall, Columns, ModelCall, Site, Text
 
 
 @dataclass(frozen=True)
@@ -19,6 +21,10 @@ class UNet:
     """A `UNetModel` with text cross-attention."""
 
     layers: Sequence[LayerInfo]
+    name: str = "U-Net"
+    confirmed: bool = True
+    takes_frames: bool = False
+    marked_blocks: Sequence[tuple[str, int]] = ()
 
     @classmethod
     def of(cls, module: Any) -> "UNet | None":
@@ -27,7 +33,19 @@ class UNet:
         layers = list(_layers(module)) if isinstance(module, UNetModel) else []
         return cls(layers) if layers else None
 
-    def layer_of(self, options: dict[str, Any]) -> str | None:
+    def choose_layers(self, choice: LayerChoice) -> list[str]:
+        return choose_layers(self.layers, choice)
+
+    def num_columns(self, context: Tensor, extra: Mapping[str, Any]) -> int:
+        return context.shape[1]
+
+    def read(self, text: Text) -> Columns:
+        """START as the encoder says, and every chunk's where the length is one of whole chunks; else words."""
+        length = text.context.shape[1]
+        starts = chunk_starts(length, text.starts)
+        return Columns(tuple("start" if column in starts else "word" for column in range(length)))
+
+    def layer_of(self, options: dict[str, Any], calls: int) -> str | None:
         if "block" not in options or "activations_shape" not in options:
             return None
         return _name(options["block"], options.get("block_index", 0))
@@ -35,16 +53,14 @@ class UNet:
     def locate(self, call: AttentionCall) -> Site:
         """attn1 and attn2 alternate; the number of keys confirms which of them it is, where the two differ."""
         _, _, h, w = call.options["activations_shape"][:4]
-        grid, keys = Grid(h, w), call.k.shape[2]
+        grid, keys, tokens = Grid(h, w), call.k.shape[2], call.model.context.shape[1]
         is_self = call.slot == "attn1" if call.slot else call.repeated == 0
-        if call.slot is None and grid.area != call.tokens and keys in (grid.area, call.tokens):
+        if call.slot is None and grid.area != tokens and keys in (grid.area, tokens):
             is_self = keys == grid.area
-        layout = Layout.self_attention(grid) if is_self else Layout.cross_attention(call.tokens)
-        return Site(_name(call.options["block"], call.options.get("block_index", 0)), grid, layout)
+        return Site(grid, Layout.self_attention(grid) if is_self else Layout.cross_attention(tokens))
 
-    def start_tokens(self, length: int, given: Sequence[int]) -> tuple[int, ...]:
-        """As the encoder says, and every chunk's where the length is one of whole chunks."""
-        return chunk_starts(length, given)
+    def allows_mask(self, mask: Tensor, call: ModelCall) -> bool:
+        return False
 
 
 def _name(block: tuple[str, int], index: int) -> str:

@@ -1,0 +1,41 @@
+"""HiDream: the image first, then three texts: T5's, the last layer of Llama, and the layer of Llama of this block.
+
+One word has three columns. The host does not say which block runs: they are counted.
+"""
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from torch import Tensor
+
+from ....collect.calls import Layout
+from ....grid import Grid
+from .base import AttentionCall, Columns, Text
+from .transformer import JointTransformer
+
+
+@dataclass(frozen=True)
+class HiDream(JointTransformer):
+    @classmethod
+    def of(cls, module: Any) -> "HiDream | None":
+        from comfy.ldm.hidream.model import HiDreamImageTransformer2DModel
+
+        if type(module) is not HiDreamImageTransformer2DModel:
+            return None
+        count = len(module.double_stream_blocks) + len(module.single_stream_blocks)
+        return cls("HiDream", tuple(f"block.{index}" for index in range(count)), module.patch_size)
+
+    def num_columns(self, context: Tensor, extra: Mapping[str, Any]) -> int:
+        llama = extra.get("encoder_hidden_states_llama3")
+        return context.shape[1] + (0 if llama is None else 2 * llama.shape[2])
+
+    def read(self, text: Text) -> Columns:
+        columns = self.num_columns(text.context, text.extra)
+        return super().read(replace(text, context=text.context.new_ones((1, columns, 1)), words=(), mask=None))
+
+    def layer_of(self, options: dict[str, Any], calls: int) -> str | None:
+        return f"block.{calls}"
+
+    def layout(self, call: AttentionCall, columns: int, grid: Grid) -> Layout:
+        return Layout.joint(columns, grid, text_first=False)

@@ -1,0 +1,56 @@
+"""Every family of transformers: maps, labels, foreground, ratio and the guided image are the oracle's."""
+
+from dataclasses import replace
+
+import pytest
+import torch
+
+from ..expected import scfg, watching
+from .expected import check, guided_run, sample
+from .models import FAMILIES
+
+NAMES = list(FAMILIES)
+
+
+def prompts(family, images: int = 1):
+    return [family.text(seed, length, images) for seed, length in enumerate(family.lengths, start=1)]
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_labels_foreground_and_guidance_are_the_oracles(patcher, name):
+    family = FAMILIES[name]
+    size = (9, 13) if family.odd else (10, 14)
+    probe, guided, image = guided_run(patcher(name), family, *prompts(family), family.latent(*size, images=2))
+    check(probe, guided, family.lengths)
+    assert torch.isfinite(image).all()
+    assert not torch.equal(image, sample(patcher(name), *prompts(family), family.latent(*size, images=2)))
+    separate = family.lengths[0] != family.lengths[1] and name != "anima"
+    assert [len(each.calls) for each in probe.evaluations] == [2 if separate else 1] * 3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_watching_changes_no_bit_and_strength_0_is_stock(patcher, name):
+    from scfg_core import Settings
+
+    family, latent = FAMILIES[name], FAMILIES[name].latent(10, 14)
+    plain = sample(patcher(name), *prompts(family), latent)
+    watched = watching(patcher(name))
+    assert torch.equal(sample(watched.model, *prompts(family), latent), plain)
+    assert "S-CFG observing" in watched.line and len(watched.run.evaluations) == 3
+    idle = scfg(patcher(name), Settings(strength=0.0))
+    assert torch.equal(sample(idle.model, *prompts(family), latent), plain)
+
+
+@pytest.mark.parametrize("name", [name for name in NAMES if FAMILIES[name].order])
+def test_with_text_and_image_in_the_other_order_the_check_fails(patcher, name):
+    family = FAMILIES[name]
+    order = family.order
+
+    def swapped(text: int, image: int):
+        keys, words, patches = order(text, image)
+        return keys, slice(keys - words.stop, keys - words.start), slice(keys - patches.stop, keys - patches.start)
+
+    wrong = replace(family, order=swapped)
+    probe, guided, _ = guided_run(patcher(name), wrong, *prompts(family), family.latent(10, 14))
+    with pytest.raises(AssertionError):
+        check(probe, guided, family.lengths)
