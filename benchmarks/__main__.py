@@ -42,6 +42,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--checkpoint", type=Path, help="layers: your own checkpoint (needs ComfyUI)")
     parser.add_argument("--prompt", action="append", help="layers, update: a prompt; can be repeated")
     parser.add_argument("--steps", type=int, help="layers, update: sampling steps")
+    parser.add_argument("--against", type=Path, help="python: another checkout of this pack, measured in turns")
     return parser.parse_args()
 
 
@@ -96,12 +97,21 @@ def launches(options: argparse.Namespace) -> None:
     report.save(options.out / "launches.json", "launches", rows, clock.machine("cpu"))
 
 
+def python(options: argparse.Namespace) -> None:
+    from . import python_time
+
+    rows = python_time.run(options.against, options.pairs or 3)
+    report.show("Python time of S-CFG per evaluation", rows, python_time.COLUMNS)
+    report.save(options.out / "python.json", "python", rows, clock.machine("cpu"))
+
+
 BENCHMARKS = {
     "backends": backends,
     "overhead": overhead,
     "budget": budget,
     "host": host,
     "launches": launches,
+    "python": python,
     "layers": layers,
     "update": update,
 }

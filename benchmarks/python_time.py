@@ -1,7 +1,7 @@
-"""Python's own time in S-CFG per evaluation, on a CPU: SDXL's layout with widths so small that tensors cost nothing.
+"""Python's own time in S-CFG per evaluation, on a CPU: SDXL's layout with widths so small that tensors are cheap.
 
-Against another checkout of this pack: its figures come from the same run, child processes taking turns. Time is that
-of the public methods of `Session`, `Collector` and `Run`, of which ratio, segmentation and record are "session".
+Against another checkout of this pack: its figures come from the same run, child processes taking turns. The time is
+that of the public methods of `Session`, `Collector` and `Run`, of which ratio, segments and record are "session".
 """
 
 from __future__ import annotations
@@ -21,7 +21,13 @@ from typing import Any
 import torch
 
 ROOT = Path(__file__).parents[1]
-COLUMNS = {"name": "checkout", "ours": "all of ours, ms", "session": "session, ms", "of_ours": "×", "of_session": "×"}
+COLUMNS = {
+    "name": "checkout",
+    "ours": "all of ours, ms",
+    "session": "session, ms",
+    "of_ours": "×",
+    "of_session": "×",
+}
 STEPS = 20
 LATENT = 16
 TOKENS = 77
@@ -49,13 +55,13 @@ class Watch:
         def timed(*args: Any, **kwargs: Any) -> Any:
             if self._depth:
                 return method(*args, **kwargs)
-            self._depth, start = 1, time.thread_time()
+            self._depth, start = 1, time.perf_counter()
             try:
                 return method(*args, **kwargs)
             finally:
                 self._depth = 0
                 for name in names:
-                    self.seconds[name] += time.thread_time() - start
+                    self.seconds[name] += time.perf_counter() - start
 
         return timed
 
@@ -70,7 +76,11 @@ class Watch:
     def _wrap_class(self, cls: type) -> None:
         for name, method in list(vars(cls).items()):
             if callable(method) and not name.startswith("_"):
-                kinds = ("session", "ours") if (cls.__name__, name) in (("Session", "ratio"), ("Run", "close")) else ("ours",)
+                kinds = (
+                    ("session", "ours")
+                    if (cls.__name__, name) in (("Session", "ratio"), ("Run", "close"))
+                    else ("ours",)
+                )
                 setattr(cls, name, self.around(method, kinds))
 
 
