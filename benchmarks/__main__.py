@@ -51,7 +51,7 @@ def backends(options: argparse.Namespace) -> None:
 
     dtype = options.dtype or (torch.float32 if options.device == "cpu" else torch.float16)
     rows = backends.run(options.full, dtype, options.device, options.pairs or 5, not options.no_naive)
-    report.show("Backends that apply S, one block of 1 + 1 rows", rows, backends.COLUMNS)
+    report.show("Ways of applying S, one block of 1 + 1 rows", rows, backends.COLUMNS)
     report.save(options.out / "backends.json", "backends", rows, clock.machine(options.device))
 
 
@@ -61,14 +61,6 @@ def overhead(options: argparse.Namespace) -> None:
     rows = overhead.run(options.pairs or 5, options.device)
     report.show("What S-CFG adds to a step, layer by layer", rows, overhead.COLUMNS)
     report.save(options.out / "overhead.json", "overhead", rows, clock.machine(options.device))
-
-
-def budget(options: argparse.Namespace) -> None:
-    from . import budget
-
-    rows = budget.run(options.dtype or torch.bfloat16)
-    report.show("Layers of large images inside 256 MiB", rows, budget.COLUMNS)
-    report.save(options.out / "budget.json", "budget", rows, clock.machine("cpu"))
 
 
 def host(options: argparse.Namespace) -> None:
@@ -108,7 +100,6 @@ def python(options: argparse.Namespace) -> None:
 BENCHMARKS = {
     "backends": backends,
     "overhead": overhead,
-    "budget": budget,
     "host": host,
     "launches": launches,
     "python": python,
