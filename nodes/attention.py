@@ -7,6 +7,9 @@ from ..scfg_core.hosts.comfyui import observe
 from ..scfg_core.run.session import Collection
 from .common import MODEL_TOOLTIP, TraceType, advanced, listeners_of, schema, trace_of_node
 
+DEFAULT_BUDGET = 256
+"""MiB; leaves it to the device, which may lend more: see `MemoryBudget`."""
+
 
 class SCFGAttention(io.ComfyNode):
     @classmethod
@@ -43,7 +46,7 @@ class SCFGAttention(io.ComfyNode):
                 advanced(
                     io.Int,
                     "memory_budget",
-                    default=256,
+                    default=DEFAULT_BUDGET,
                     min=16,
                     max=65536,
                     step=16,
@@ -84,14 +87,14 @@ class SCFGAttention(io.ComfyNode):
         power_steps: int,
         self_attention: bool,
         layers: str = "auto",
-        memory_budget: int = 256,
+        memory_budget: int = DEFAULT_BUDGET,
         update_every: int = 1,
         record_soft_maps: bool = False,
     ) -> io.NodeOutput:
         collection = Collection(
             power_weights=uniform_powers(power_steps if self_attention else 0),
             layers=layers,  # type: ignore[arg-type]
-            budget_mib=float(memory_budget),
+            budget_mib=None if memory_budget == DEFAULT_BUDGET else float(memory_budget),
             every=update_every,
             soft_maps=record_soft_maps,
         )

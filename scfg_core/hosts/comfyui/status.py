@@ -22,8 +22,8 @@ def status_line(record: Run, guided: bool, experimental: str = "") -> str:
     else:
         parts = [f"{facts.layers} layers", f"grids {grids}", f"{facts.tokens} tokens"]
         parts.append("1 prompt" if facts.prompts == 1 else f"{facts.prompts} prompts")
-        parts.append(f"maps by {BACKEND_NAMES[facts.backend]}")
-    parts.append(f"mean γ {record.mean_guidance():.1f}" if guided else "guidance unchanged")
+        parts.append(f"mean γ {record.mean_guidance():.1f}" if guided else "guidance unchanged")
+    parts.append(f"maps by {BACKEND_NAMES[facts.backend]}")
     state = "active" if guided else "observing"
     if experimental and not facts.by_magnitude:
         state += f" (experimental on {experimental})"
