@@ -1,4 +1,4 @@
-"""Pictures from the demo model with diffusers' samplers, by CFG or S-CFG, and what happened on the way."""
+"""Images from the demo model with diffusers' samplers, by CFG or S-CFG, and what happened on the way."""
 
 from __future__ import annotations
 
@@ -19,7 +19,10 @@ from scfg_core.session import Collection
 from scfg_core.trace import Run
 from scfg_core.words import PromptTokens
 
-from .model import VOCABULARY, DemoModel, Tokenizer
+from .model import DemoModel
+from .text import Tokenizer
+from .wavelet import CHANNELS, decode
+from .words import VOCABULARY
 from .world import SIZE
 
 SAMPLERS = {"ddim": DDIMScheduler, "dpmpp": DPMSolverMultistepScheduler}
@@ -27,16 +30,21 @@ SAMPLERS = {"ddim": DDIMScheduler, "dpmpp": DPMSolverMultistepScheduler}
 
 @dataclass(frozen=True)
 class Sampled:
-    """Pictures (B, 3, 32, 32), range −1…1, with the noisy input and the predicted x0 (B, 3, 32, 32) of every step.
+    """Final latents (B, 12, 32, 32), with the noisy latents and the predicted x0 (B, 12, 32, 32) of every step.
 
     run: the record of S-CFG; None for CFG.
     """
 
-    images: Tensor
+    latents: Tensor
     timesteps: list[int]
     inputs: list[Tensor]
     clean: list[Tensor]
     run: Run | None
+
+    @property
+    def images(self) -> Tensor:
+        """The final images (B, 3, 64, 64), range about −1…1."""
+        return decode(self.latents)
 
 
 def make_scheduler(model: DemoModel, sampler: str) -> Any:
@@ -47,10 +55,9 @@ def make_scheduler(model: DemoModel, sampler: str) -> Any:
 
 
 def starting_noise(seeds: list[int]) -> Tensor:
-    """One picture of noise per seed, the same in any batch: (B, 3, 32, 32)."""
-    return torch.stack(
-        [torch.randn(3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-    )
+    """Latents of noise, one per seed, the same in any batch: (B, 12, 32, 32)."""
+    shape = (CHANNELS, SIZE // 2, SIZE // 2)
+    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
 
 @torch.no_grad()
@@ -66,10 +73,10 @@ def sample(
     resegment: Callable[[Segmentation], Segmentation] | None = None,
     advance: Callable[[], Any] = lambda: None,
 ) -> Sampled:
-    """Sample one picture per prompt.
+    """Sample one image per prompt.
 
-    noise     (B, 3, 32, 32).
-    scale     γ; a tensor (B,) gives every picture its own, for CFG only.
+    noise     (B, 12, 32, 32).
+    scale     γ; a tensor (B,) gives every image its own, for CFG only.
     settings  of S-CFG; None = CFG.
     resegment what takes the place of S-CFG's own regions.
     advance   is called after every step.
@@ -133,5 +140,5 @@ def prompt_tokens(tokenizer: Tokenizer, prompt: str) -> PromptTokens:
 
 
 def to_pixels(image: Tensor) -> Any:
-    """A picture (3, h, w) in −1…1 as an array (h, w, 3) of uint8."""
+    """An image (3, h, w) in −1…1 as an array (h, w, 3) of uint8."""
     return ((image.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()
