@@ -1,6 +1,6 @@
 """A page that shows pairs of pictures blind, side by side, and collects votes.
 
-OUT is the folder of an experiment: captions.json and pictures/ARM/γ/000000.png. The page is a folder of static
+OUT is the folder of an experiment: captions.json and images/ARM/γ/000000.png. The page is a folder of static
 files that any browser opens without a network; send it, or put it on any web server. Its pairs are the same for
 every voter, A on the left in half of them, and come to each voter in another order. PAGE.key.json, beside the
 folder, says which picture is whose: keep it from the voters.
@@ -19,7 +19,6 @@ import numpy as np
 from PIL import Image
 
 from scfg_core import ScfgError
-from scfg_core.errors import expect
 
 from .key import SIDES, Key, PreferenceError, read_json
 
@@ -38,16 +37,20 @@ def build_page(out: Path, arms: tuple[str, str], scale: float, pairs: int, seed:
 
     Raises `PreferenceError` where pictures are missing or differ in size, or a page or key would be overwritten.
     """
-    expect(arms[0] != arms[1], PreferenceError, "two arms", f"{arms[0]} twice", "compare it with another")
-    empty = not to.exists() or (to.is_dir() and not any(to.iterdir()))
-    expect(empty, PreferenceError, "a new or empty folder", to, "delete it, or give another --to")
+    if arms[0] == arms[1]:
+        raise PreferenceError(f"expected two arms, got {arms[0]} twice: compare it with another")
+    if to.exists() and (not to.is_dir() or any(to.iterdir())):
+        raise PreferenceError(f"expected a new or empty folder, got {to}: delete it, or give another --to")
     key_file = to.with_name(f"{to.name}.key.json")
-    expect(not key_file.exists(), PreferenceError, "no key yet", key_file, "votes may need it: give another --to")
+    if key_file.exists():
+        raise PreferenceError(f"expected no key yet, got {key_file}: votes may need it, give another --to")
     captions = read_captions(out)
-    drawn = [pictures(out, arm, scale) for arm in arms]
+    drawn = [images_of(out, arm, scale) for arm in arms]
     both = sorted(drawn[0].keys() & drawn[1].keys() & set(range(len(captions))))
-    remedy = "draw more, or ask for fewer --pairs"
-    expect(1 <= pairs <= len(both), PreferenceError, f"1 to {len(both)} pairs, as both arms drew", pairs, remedy)
+    if not 1 <= pairs <= len(both):
+        raise PreferenceError(
+            f"expected 1 to {len(both)} pairs, as both arms drew, got {pairs}: draw more, or ask for fewer --pairs"
+        )
     chosen = Random(seed).sample(both, pairs)
     files = [(drawn[0][index], drawn[1][index]) for index in chosen]
     for pair in files:
@@ -63,17 +66,20 @@ def read_captions(out: Path) -> list[str]:
     """The experiment's captions by index."""
     file = out / "captions.json"
     captions = read_json(file)
-    is_list = isinstance(captions, list) and all(isinstance(caption, str) for caption in captions)
-    expect(is_list, PreferenceError, f"a list of captions in {file}", "something else", "give another OUT")
+    if not isinstance(captions, list) or not all(isinstance(caption, str) for caption in captions):
+        raise PreferenceError(f"expected a list of captions in {file}, got something else: give another OUT")
     return captions
 
 
-def pictures(out: Path, arm: str, scale: float) -> dict[int, Path]:
+def images_of(out: Path, arm: str, scale: float) -> dict[int, Path]:
     """An arm's pictures at this γ by index."""
-    folder = out / "pictures" / arm / f"{scale:g}"
+    folder = out / "images" / arm / f"{scale:g}"
     found = {int(path.stem): path for path in folder.glob("*.png") if path.stem.isdecimal()}
-    there = ", ".join(sorted(f"{each.parent.name} at γ {each.name}" for each in folder.parent.parent.glob("*/*")))
-    expect(bool(found), PreferenceError, f"pictures of {arm} at γ {scale:g}", there or "none", "draw them first")
+    if not found:
+        there = ", ".join(
+            sorted(f"{cell.parent.name} at γ {cell.name}" for cell in folder.parent.parent.glob("*/*"))
+        )
+        raise PreferenceError(f"expected images of {arm} at γ {scale:g}, got {there or 'none'}: draw them first")
     return found
 
 
@@ -83,9 +89,11 @@ def check_size(pair: tuple[Path, Path]) -> None:
     for path in pair:
         with Image.open(path) as picture:
             sizes.append(f"{picture.width}×{picture.height}")
-    same = sizes[0] == sizes[1]
-    came = f"{' and '.join(sizes)} at {pair[0].name}"
-    expect(same, PreferenceError, "pictures of one size", came, "compare arms that draw the same size")
+    if sizes[0] != sizes[1]:
+        raise PreferenceError(
+            f"expected images of one size, got {' and '.join(sizes)} at {pair[0].name}: "
+            "compare arms that draw the same size"
+        )
 
 
 def fingerprint(

@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any
 
 from scfg_core import ScfgError
-from scfg_core.errors import expect
 
 QUESTIONS = {"alignment": "fits the text better", "quality": "looks better"}
 """The two aspects of the paper's Table 1, by the names that the page gives them."""
@@ -49,9 +48,10 @@ class Key:
     def read(path: Path) -> Key:
         """Raises `PreferenceError` where the file is no key."""
         found = read_json(path)
-        is_key = isinstance(found, dict) and set(found) == set(Key.__dataclass_fields__)
-        remedy = "the first file must be PAGE.key.json"
-        expect(is_key, PreferenceError, f"the key of a page in {path}", "something else", remedy)
+        if not isinstance(found, dict) or set(found) != set(Key.__dataclass_fields__):
+            raise PreferenceError(
+                f"expected the key of a page in {path}, got something else: the first file must be PAGE.key.json"
+            )
         first, second = found.pop("arms")
         return Key(arms=(first, second), **found)
 

@@ -6,8 +6,6 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from scfg_core.errors import expect
-
 from .key import LEFT, QUESTIONS, RIGHT, SAME, Key, PreferenceError, read_json
 
 
@@ -27,7 +25,8 @@ def read_votes(key: Key, paths: Sequence[Path]) -> tuple[list[dict[str, dict[str
             newest[votes["voter"]] = max(earlier, votes, key=lambda each: each["saved"])
     answers = [votes["answers"] for votes in newest.values() if votes["answers"]]
     notes += [f"voter {voter} has answered nothing" for voter, votes in newest.items() if not votes["answers"]]
-    expect(bool(answers), PreferenceError, "at least one answer", "none", "give the files that voters downloaded")
+    if not answers:
+        raise PreferenceError("expected at least one answer, got none: give the files that voters downloaded")
     return answers, notes
 
 
@@ -37,15 +36,20 @@ def _checked(key: Key, path: Path) -> dict[str, Any]:
         isinstance(votes.get(name), kind)
         for name, kind in {"study": str, "voter": str, "saved": str, "answers": dict}.items()
     )
-    expect(is_votes, PreferenceError, f"votes in {path}", "something else", "give files that the page saved")
-    remedy = "count them with the key of that page"
-    same = votes["study"] == key.study
-    expect(same, PreferenceError, f"votes of page {key.study} in {path}", votes["study"], remedy)
+    if not is_votes:
+        raise PreferenceError(f"expected votes in {path}, got something else: give files that the page saved")
+    if votes["study"] != key.study:
+        raise PreferenceError(
+            f"expected votes of page {key.study} in {path}, got {votes['study']}: "
+            "count them with the key of that page"
+        )
     remedy = "the file was changed: ask for it again"
     for pair, answers in votes["answers"].items():
-        expect(pair in key.left, PreferenceError, f"pairs of page {key.study} in {path}", repr(pair), remedy)
+        if pair not in key.left:
+            raise PreferenceError(f"expected pairs of page {key.study} in {path}, got {pair!r}: {remedy}")
         known = isinstance(answers, dict) and all(
             question in QUESTIONS and answer in (LEFT, SAME, RIGHT) for question, answer in answers.items()
         )
-        expect(known, PreferenceError, f"answers of the page in {path}", answers, remedy)
+        if not known:
+            raise PreferenceError(f"expected answers of the page in {path}, got {answers}: {remedy}")
     return votes

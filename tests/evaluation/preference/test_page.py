@@ -34,7 +34,7 @@ def test_the_key_tells_which_picture_is_whose(out, page, key):
         assert pair["caption"] == captions[index]
         for side, arm in (("left", key.left[pair["id"]]), ("right", key.other(key.left[pair["id"]]))):
             shown = pixels(page / "pictures" / f"{pair['id']}-{side}.png")
-            assert shown == pixels(out / "pictures" / arm / "7.5" / f"{index:06d}.png")
+            assert shown == pixels(out / "images" / arm / "7.5" / f"{index:06d}.png")
 
 
 def test_each_arm_is_on_the_left_in_half_of_the_pairs_at_random(key):
@@ -54,7 +54,7 @@ def test_the_seed_and_the_pictures_decide_the_page(out, page):
     build_page(out, ARMS, SCALE, PAIRS, 1, out / "other")
     assert (out / "again.key.json").read_text() == first
     assert not Key.read(out / "other.key.json").left.keys() & json.loads(first)["left"].keys()
-    for path in (out / "pictures" / A / "7.5").iterdir():
+    for path in (out / "images" / A / "7.5").iterdir():
         Image.new("RGB", (16, 12)).save(path)
     build_page(out, ARMS, SCALE, PAIRS, 0, out / "redrawn")
     assert not Key.read(out / "redrawn.key.json").left.keys() & json.loads(first)["left"].keys()
@@ -66,7 +66,7 @@ def test_the_seed_and_the_pictures_decide_the_page(out, page):
         ({"pairs": DRAWN + 1}, "1 to 30 pairs"),
         ({"pairs": 0}, "1 to 30 pairs"),
         ({"scale": 3.0}, f"{B} at γ 7.5, {A} at γ 7.5"),
-        ({"arms": (A, "unknown")}, "pictures of unknown"),
+        ({"arms": (A, "unknown")}, "images of unknown"),
         ({"arms": (A, A)}, "two arms"),
     ],
 )
@@ -85,7 +85,7 @@ def test_a_page_and_a_key_are_never_overwritten(out, page):
 
 
 def test_pictures_that_differ_in_size_are_refused(out):
-    Image.new("RGB", (16, 16)).save(out / "pictures" / A / "7.5" / "000003.png")
+    Image.new("RGB", (16, 16)).save(out / "images" / A / "7.5" / "000003.png")
     with pytest.raises(PreferenceError, match="16×16 and 16×12 at 000003.png"):
         build_page(out, ARMS, SCALE, DRAWN, 0, out / "page")
     assert not (out / "page").exists()
@@ -114,4 +114,4 @@ def test_a_mistake_ends_a_command_with_one_line(out, capsys):
         build.main([str(out), "--arms", *ARMS, "--scale", "9", "--to", str(out / "page")])
     with pytest.raises(SystemExit, match="2"):
         result.main([str(out / "page.key.json"), str(out / "votes.json")])
-    assert "expected pictures of" in (said := capsys.readouterr().err) and "Traceback" not in said
+    assert "expected images of" in (said := capsys.readouterr().err) and "Traceback" not in said
