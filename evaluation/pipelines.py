@@ -161,7 +161,11 @@ def _from_folder(kind: Any, folder: Path, dtype: torch.dtype, **parts: Any) -> A
 
 def _ready(pipeline: Any, sampling: Sampling, device: Any) -> Any:
     """The pipeline with the experiment's sampler, on the device, and nothing in it that would change images."""
-    for blinding in ("safety_checker", "watermarker"):  # blackened and marked images would be measured, too
+    for blinding in (
+        "safety_checker",
+        "watermarker",
+        "watermark",
+    ):  # blackened and marked images would be measured, too
         if getattr(pipeline, blinding, None) is not None:
             setattr(pipeline, blinding, None)
     kind, changes = SCHEDULERS[sampling.sampler]

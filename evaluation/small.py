@@ -38,7 +38,8 @@ def main(arguments: list[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     torch.set_flush_denormal(True)
     process, plan = join(cpu=options.device == "cpu"), plan_of(options)
-    system = SmallModel(weights=options.weights, steps=options.steps, seed=options.seed, device=process.device)
+    made_with = {"weights": options.weights, "steps": options.steps, "seed": options.seed}
+    system = SmallModel(**made_with, device=process.device, half=options.dtype == "bf16")
     store = Store(options.out, process.process_index)
     with process.main_process_first():
         store.begin(system.describe() | plan.describe(), system.captions)
@@ -71,6 +72,7 @@ def _parser() -> argparse.ArgumentParser:
         "--seed", type=int, default=NOISE_SEED, help="noise of the first prompt; the next ones count up"
     )
     parser.add_argument("--threads", type=int, default=1, help="of each process")
+    parser.add_argument("--dtype", choices=("bf16", "fp32"), default="bf16", help="of the network")
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto")
     parser.add_argument("--out", type=Path, default=Path("out/small"))
     return parser

@@ -40,13 +40,15 @@ class SmallModel:
         steps: int = 20,
         seed: int = NOISE_SEED,
         device: torch.device | str = "cpu",
+        half: bool = True,
     ) -> None:
         """`seed`: noise of the first prompt; the next ones count up."""
         self._model, self.judge = load_fast(weights, device), load_judge(device=device)
         self._scenes: Scenes = held_out_scenes(PROMPTS, PROMPTS_SEED)
         self._tokens, _ = captions(self._scenes)
         self._made_with = {"weights": _hash(weights), "judge": _hash(WEIGHTS), "steps": steps, "seed": seed}
-        self._steps, self._seed, self._device = steps, seed, torch.device(device)
+        self._made_with["precision"] = "bfloat16" if half else "float32"
+        self._steps, self._seed, self._device, self._half = steps, seed, torch.device(device), half
 
     @property
     def captions(self) -> list[str]:
@@ -67,6 +69,7 @@ class SmallModel:
             settings=arm.settings or (WATCH if arm.matches is None else None),
             formula=Formula(arm.rescale, arm.projected),
             steps=self._steps,
+            half=self._half,
             resegment=self._other_regions(request, seeds),
         )
         pixels = to_pixels(images)

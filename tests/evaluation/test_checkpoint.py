@@ -21,7 +21,7 @@ from evaluation.store import Store
 from scfg_core import ScfgError
 
 from ..diffusers.tiny import WIDTH, random
-from .tiny import save_controlnet, save_pipeline
+from .tiny import save_controlnet, save_pipeline, save_xl
 
 ARMS = ("cfg", "default", "matched", "paper", "mean-preserving", "shuffled", "rescale")
 GRID = [
@@ -146,6 +146,21 @@ def test_a_controlnet_draws_under_its_condition_pictures(stable_diffusion, coco,
     for arm in ("cfg", "default"):
         assert not np.array_equal(plain.image(arm, 3.0, 0), guided.image(arm, 3.0, 0))
     assert not np.array_equal(guided.image("cfg", 3.0, 0), guided.image("default", 3.0, 0))
+
+
+def test_sdxl_draws_from_its_two_text_encoders(coco, tmp_path):
+    work = [str(save_xl(tmp_path / "model")), "--captions", str(coco / "captions.json"), *ONE_ARM]
+    checkpoint.main([*work, "--sampler", "ddim", "--out", str(tmp_path / "out")])
+    store = Store(tmp_path / "out")
+    for index in range(2):
+        assert not np.array_equal(store.image("cfg", 3.0, index), store.image("default", 3.0, index))
+    assert found_in(tmp_path / "out")["default", 3.0, 0]["spread"] > 0
+
+
+@pytest.mark.parametrize("arm", ["apg", "true-regions"])
+def test_arms_that_pipelines_cannot_draw_are_refused(stable_diffusion, coco, arm):
+    with pytest.raises(SystemExit):
+        checkpoint.main([str(stable_diffusion), "--captions", str(coco / "captions.json"), "--arms", "cfg", arm])
 
 
 def test_deepfloyd_draws_in_two_stages_from_one_text(coco, tmp_path, monkeypatch):
