@@ -1,4 +1,8 @@
-"""Who owns a region: the words of a run's prompts, each with its labels and one colour for every step and view."""
+"""Who owns a region: the words of a run's prompts, each with its labels and one colour for every step and view.
+
+A region that goes to "on" or "a" is shown as a person would say it: as that of the word after it, "on grass". What
+goes to START, END or padding is that of no word.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,15 +13,20 @@ from .core import UNOWNED, Evaluation, PromptTokens, Run
 from .palette import END, LIKE_THEMSELVES, NOBODY, PADDING, START, WORDS, word_colour
 from .text import Colour
 
-_LITTLE = {"a", "an", "and", "at", "by", "for", "from", "in", "of", "on", "or", "the", "to", "with"}
-"""Words that say little: they take their colours last, so that the distinct ones go to the others."""
+_JOINING = {"and", "or"}
+_LITTLE = {"a", "an", "at", "by", "for", "from", "in", "into", "its", "of", "on", "the", "to", "with"} | _JOINING
+"""Words that say nothing alone, as punctuation does: they go with the next word, or at the end with the last."""
 
-_NEUTRAL = {"start": START, "end": END}
+_NO_WORD = {
+    "<start>": ("no word (start)", START),
+    "<end>": ("no word (end)", END),
+    "<pad>": ("no word (padding)", PADDING),
+}
 
 
 @dataclass(frozen=True)
 class Owner:
-    """A word, or all of START, END or padding: what it is called, the labels that are its own, and its colour."""
+    """A word with the little ones before it, or all of START, END or padding: its name, labels and colour."""
 
     text: str
     labels: tuple[int, ...]
@@ -30,27 +39,70 @@ class Owner:
 
 def owners_of(run: Run) -> list[Owner]:
     """Owners of every label of a run, in the order of the prompts; words that come again are counted."""
-    words: list[tuple[str, tuple[int, ...]]] = []
+    phrases: list[_Phrase] = []
     neutral: list[Owner] = []
     for prompt in run.tokens or [PromptTokens.unnamed(0, _count_labels(run))]:
-        words += prompt.spelled()
+        phrases += _phrases(prompt.spelled())
         for index, (text, word) in enumerate(zip(prompt.texts, prompt.words, strict=True)):
             if not text and word < 0:
-                words.append((f"token {index}", (prompt.first_label + index,)))
-        neutral += [Owner(text, labels, _NEUTRAL.get(text.strip("<>"), PADDING)) for text, labels in _rest(prompt)]
-    colours = _colours([text.casefold() for text, _ in words])
-    owners = neutral + [Owner(text, labels, colour) for (text, labels), colour in zip(words, colours, strict=True)]
+                phrases.append(_Phrase([f"token {index}"], f"token {index}", [prompt.first_label + index]))
+        for text, labels in _rest(prompt):
+            name, colour = _NO_WORD.get(text, (text, PADDING))
+            neutral.append(Owner(name, labels, colour))
+    colours = _colours([phrase.word.casefold() for phrase in phrases])
+    words = [
+        Owner(phrase.text(), tuple(phrase.labels), colour) for phrase, colour in zip(phrases, colours, strict=True)
+    ]
+    owners = neutral + words
     return [*_counted(sorted(owners, key=lambda owner: owner.labels)), Owner("no prompt", (UNOWNED,), NOBODY)]
 
 
+@dataclass
+class _Phrase:
+    """A word, `words` with the little ones that go with it in their order, and the labels of all."""
+
+    words: list[str]
+    word: str
+    labels: list[int]
+
+    def text(self) -> str:
+        return " ".join(word for word in self.words if word == self.word or _is_shown(word))
+
+
+def _phrases(spelled: Sequence[tuple[str, tuple[int, ...]]]) -> list[_Phrase]:
+    """The words of a prompt, the little ones joined to their neighbours."""
+    phrases: list[_Phrase] = []
+    waiting = _Phrase([], "", [])
+    for text, labels in spelled:
+        waiting.words.append(text)
+        waiting.labels += labels
+        waiting.word = text
+        if not _is_little(text):
+            phrases.append(waiting)
+            waiting = _Phrase([], "", [])
+    if waiting.words and phrases:
+        phrases[-1].words += waiting.words
+        phrases[-1].labels += waiting.labels
+    elif waiting.words:
+        phrases.append(waiting)
+    return phrases
+
+
+def _is_little(word: str) -> bool:
+    return word.casefold() in _LITTLE or not any(letter.isalnum() for letter in word)
+
+
+def _is_shown(word: str) -> bool:
+    return word.casefold() in _LITTLE - _JOINING
+
+
 def _colours(words: Sequence[str]) -> list[Colour]:
-    """A colour per word: names of colours look like themselves, words that say little take what is left."""
+    """A colour per word: names of colours look like themselves."""
     places: dict[int, int] = {}
     for index, word in enumerate(words):
         if word in LIKE_THEMSELVES and LIKE_THEMSELVES[word] not in places.values():
             places[index] = LIKE_THEMSELVES[word]
     others = [index for index in range(len(words)) if index not in places]
-    others.sort(key=lambda index: words[index] in _LITTLE)
     free = (place for place in range(len(words) + len(WORDS)) if place not in places.values())
     places |= dict(zip(others, free, strict=False))
     return [word_colour(places[index]) for index in range(len(words))]
