@@ -1,4 +1,4 @@
-"""What joins a page to its result: the questions asked, and the key that voters must not see."""
+"""Shared by a page and its result: the questions, and the key that voters must not see."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 from scfg_core import ScfgError
 
 QUESTIONS = {"alignment": "fits the text better", "quality": "looks better"}
-"""The two aspects of the paper's Table 1, by the names that the page gives them."""
+"""The two aspects of the paper's Table 1, by their names in the page."""
 
 SIDES = LEFT, RIGHT = "left", "right"
 SAME = "same"
@@ -23,13 +23,13 @@ class PreferenceError(ScfgError):
 
 @dataclass(frozen=True)
 class Key:
-    """Which picture is whose.
+    """Which arm made which image.
 
-    study   names the page; its votes carry it.
+    study   id of the page, repeated in its votes.
     arms    (A, B).
     scale   γ.
-    left    by pair: the arm of its left picture.
-    index   by pair: the number of its caption.
+    left    by pair: the arm of its left image.
+    index   by pair: the index of its caption.
     """
 
     study: str
@@ -46,18 +46,18 @@ class Key:
 
     @staticmethod
     def read(path: Path) -> Key:
-        """Raises `PreferenceError` where the file is no key."""
-        found = read_json(path)
-        if not isinstance(found, dict) or set(found) != set(Key.__dataclass_fields__):
+        """Raises `PreferenceError` if the file is not a key."""
+        content = read_json(path)
+        if not isinstance(content, dict) or set(content) != set(Key.__dataclass_fields__):
             raise PreferenceError(
                 f"expected the key of a page in {path}, got something else: the first file must be PAGE.key.json"
             )
-        first, second = found.pop("arms")
-        return Key(arms=(first, second), **found)
+        first, second = content.pop("arms")
+        return Key(arms=(first, second), **content)
 
 
 def read_json(path: Path) -> Any:
-    """What is in a file. Raises `PreferenceError` where there is no such file, or no JSON in it."""
+    """The content of a JSON file. Raises `PreferenceError` if it cannot be read or is not JSON."""
     try:
         return json.loads(path.read_text(encoding="utf-8"))
     except OSError as error:

@@ -1,9 +1,9 @@
-"""Votes counted: which arm voters preferred, and how sure that is.
+"""Count the votes: which arm voters preferred, and with what uncertainty.
 
-Shares are of the votes that saw a difference. "Overall" joins a voter's two answers about a pair into one verdict:
-the arm that is ahead over both, or a tie. Wilson's interval takes votes as independent. Those of several voters
-about one pair are not, so then there is an interval by bootstrap over pairs as well; the sign test always takes a
-pair as one, for the arm that most of its votes prefer.
+Shares are of the votes that saw a difference. "Overall" combines a voter's two answers about a pair into one
+verdict: the arm that is ahead over both, or a tie. Wilson's interval treats votes as independent. Votes of several
+voters on the same pair are not, so several voters also get a bootstrap interval over pairs; the sign test always
+counts a pair once, for the arm that most of its votes prefer.
 """
 
 from __future__ import annotations
@@ -29,14 +29,14 @@ Interval = tuple[float, float]
 
 @dataclass(frozen=True)
 class Count:
-    """The votes on one question. Shares and intervals are 0…1 and None where no vote decides.
+    """The votes on one question. Shares and intervals are 0…1 and None if no vote decides.
 
     wins, losses, ties  votes for A, for B, for neither.
     share               wins / (wins + losses).
-    wilson              95 % interval of the share, votes taken as independent.
-    over_pairs          the same by bootstrap over pairs; None for one voter.
-    sign_test           p, two-sided, of as many pairs for A and for B.
-    left                share of the left picture; far from ½, voters did not look.
+    wilson              95 % interval of the share, with independent votes.
+    over_pairs          the same, by bootstrap over pairs; None for a single voter.
+    sign_test           two-sided p-value for "as many pairs prefer A as B".
+    left                share of the left image; far from ½ if voters did not look.
     """
 
     wins: int
@@ -51,7 +51,7 @@ class Count:
 
 @dataclass(frozen=True)
 class Vote:
-    """One verdict on a pair: +1 for A or for the left picture, −1 for the other, 0 for neither."""
+    """One verdict on a pair: +1 for A or for the left image, −1 for the other, 0 for neither."""
 
     pair: str
     for_a: int
@@ -60,7 +60,7 @@ class Vote:
 
 @dataclass(frozen=True)
 class Result:
-    """What voters said. `questions` holds the counts by name, "overall" the last; `notes` is what must be known."""
+    """The outcome of a vote: counts by question, "overall" last, and notes on files that were not counted."""
 
     arms: tuple[str, str]
     scale: float
@@ -75,10 +75,10 @@ def count_votes(key: Key, paths: Sequence[Path]) -> Result:
     answers, notes = read_votes(key, paths)
     by_question: dict[str, list[Vote]] = {name: [] for name in (*QUESTIONS, "overall")}
     for voter in answers:
-        for pair, said in voter.items():
-            votes = {question: _vote(key, pair, [answer]) for question, answer in said.items()}
+        for pair, choices in voter.items():
+            votes = {question: _vote(key, pair, [choice]) for question, choice in choices.items()}
             if votes.keys() == QUESTIONS.keys():
-                votes["overall"] = _vote(key, pair, said.values())
+                votes["overall"] = _vote(key, pair, choices.values())
             for question, vote in votes.items():
                 by_question[question].append(vote)
     counts = {name: count(votes, several=len(answers) > 1) for name, votes in by_question.items()}
@@ -86,13 +86,13 @@ def count_votes(key: Key, paths: Sequence[Path]) -> Result:
 
 
 def _vote(key: Key, pair: str, answers: Iterable[str]) -> Vote:
-    """The verdict of one voter's answers about a pair, together."""
+    """The combined verdict of one voter's answers about a pair."""
     for_left = int(np.sign(sum((answer == LEFT) - (answer == RIGHT) for answer in answers)))
     return Vote(pair, for_left if key.left[pair] == key.arms[0] else -for_left, for_left)
 
 
 def count(votes: Sequence[Vote], *, several: bool) -> Count:
-    """Count the votes on one question; `several` = they are those of more than one voter."""
+    """Count the votes on one question; `several`: they come from more than one voter."""
     by_pair: defaultdict[str, Counter[int]] = defaultdict(Counter)
     for vote in votes:
         by_pair[vote.pair][vote.for_a] += 1
@@ -101,9 +101,9 @@ def count(votes: Sequence[Vote], *, several: bool) -> Count:
     decided = wins + losses
     if not decided:
         return Count(wins, losses, ties, None, None, None, None, None)
-    ahead = Counter(int(np.sign(each[1] - each[-1])) for each in by_pair.values())
-    won = np.array([each[1] for each in by_pair.values()])
-    lost = np.array([each[-1] for each in by_pair.values()])
+    ahead = Counter(int(np.sign(counts[1] - counts[-1])) for counts in by_pair.values())
+    won = np.array([counts[1] for counts in by_pair.values()])
+    lost = np.array([counts[-1] for counts in by_pair.values()])
     return Count(
         wins,
         losses,
@@ -117,19 +117,19 @@ def count(votes: Sequence[Vote], *, several: bool) -> Count:
 
 
 def sign_test(ahead: int, behind: int) -> float:
-    """p, two-sided, of so many pairs for A and for B if neither were preferred."""
+    """Two-sided p-value of these numbers of pairs for A and for B if neither is preferred."""
     return float(binomtest(ahead, ahead + behind).pvalue) if ahead + behind else 1.0
 
 
 def over_pairs(won: np.ndarray, lost: np.ndarray) -> Interval | None:
-    """95 % interval of the share of A by bootstrap over pairs; None where fewer than two decide.
+    """95 % interval of the share of A by bootstrap over pairs; None if fewer than two decide.
 
     won, lost  (pairs,) votes for A and for B.
     """
     decisive = won + lost > 0
     if decisive.sum() < 2:
         return None
-    found = bootstrap(
+    result = bootstrap(
         (won[decisive], lost[decisive]),
         lambda won, lost, axis: won.sum(axis) / (won + lost).sum(axis),
         paired=True,
@@ -137,29 +137,29 @@ def over_pairs(won: np.ndarray, lost: np.ndarray) -> Interval | None:
         method="percentile",
         rng=0,
     )
-    return _interval(found.confidence_interval)
+    return _interval(result.confidence_interval)
 
 
-def _interval(found: Any) -> Interval:
-    return float(found.low), float(found.high)
+def _interval(bounds: Any) -> Interval:
+    return float(bounds.low), float(bounds.high)
 
 
 def markdown(result: Result) -> str:
-    """The result as a table and what must be known about it."""
+    """The result as a table with its notes."""
     a, b = result.arms
     intervals = ["Wilson 95 %", "over pairs 95 %"]
     head = ["question", a, b, "no difference", f"share of {a}", *intervals, "sign test", "left chosen"]
     rows = [head, ["---"] + ["---:"] * (len(head) - 1)]
-    for name, each in result.questions.items():
-        figures = [_percent(each.share), _range(each.wilson), _range(each.over_pairs)]
-        test = "–" if each.sign_test is None else f"p = {each.sign_test:.2g}"
-        counts = map(str, (each.wins, each.losses, each.ties))
-        rows.append([QUESTIONS.get(name, name), *counts, *figures, test, _percent(each.left)])
+    for name, count in result.questions.items():
+        figures = [_percent(count.share), _range(count.wilson), _range(count.over_pairs)]
+        test = "–" if count.sign_test is None else f"p = {count.sign_test:.2g}"
+        counts = map(str, (count.wins, count.losses, count.ties))
+        rows.append([QUESTIONS.get(name, name), *counts, *figures, test, _percent(count.left)])
     table = "\n".join(f"| {' | '.join(row)} |" for row in rows)
-    told = f"{a} against {b} at γ {result.scale:g}; {result.pairs} pairs, voters: {result.voters}."
+    summary = f"{a} against {b} at γ {result.scale:g}; {result.pairs} pairs, voters: {result.voters}."
     if result.voters > 1:
-        told += " Several voters judged the same pairs: the interval to read is that over pairs."
-    return "\n".join([told, "", table, *(f"\nNote: {note}." for note in result.notes)]) + "\n"
+        summary += " Several voters judged the same pairs: use the interval over pairs."
+    return "\n".join([summary, "", table, *(f"\nNote: {note}." for note in result.notes)]) + "\n"
 
 
 def _percent(share: float | None) -> str:
@@ -171,7 +171,7 @@ def _range(interval: Interval | None) -> str:
 
 
 def main(arguments: list[str] | None = None) -> None:
-    """Print the table, and write it where asked."""
+    """Print the table, and write it if asked to."""
     parser = argparse.ArgumentParser(
         prog="python -m evaluation votes",
         description=__doc__,

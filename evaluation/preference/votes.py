@@ -1,4 +1,4 @@
-"""The files that voters download: read, and checked against the key of their page."""
+"""Read the files that voters download, and check them against the key of their page."""
 
 from __future__ import annotations
 
@@ -10,10 +10,10 @@ from .key import LEFT, QUESTIONS, RIGHT, SAME, Key, PreferenceError, read_json
 
 
 def read_votes(key: Key, paths: Sequence[Path]) -> tuple[list[dict[str, dict[str, str]]], list[str]]:
-    """The answers of every voter, by pair and question, and notes on files that count for nothing.
+    """The answers of every voter, by pair and question, and notes on files that are not counted.
 
-    Of several files of one voter the newest counts. Raises `PreferenceError` for votes that are not of this page,
-    and where nobody has answered anything.
+    If a voter sent several files, the newest counts. Raises `PreferenceError` for votes on another page, and if
+    nobody has answered anything.
     """
     newest: dict[str, dict[str, Any]] = {}
     notes = []
@@ -21,8 +21,8 @@ def read_votes(key: Key, paths: Sequence[Path]) -> tuple[list[dict[str, dict[str
         votes = _checked(key, path)
         earlier = newest.setdefault(votes["voter"], votes)
         if earlier is not votes:
-            notes.append(f"{path.name}: voter {votes['voter']} again, of whose files the newest counts")
-            newest[votes["voter"]] = max(earlier, votes, key=lambda each: each["saved"])
+            notes.append(f"{path.name}: voter {votes['voter']} again; the newest file counts")
+            newest[votes["voter"]] = max(earlier, votes, key=lambda file: file["saved"])
     answers = [votes["answers"] for votes in newest.values() if votes["answers"]]
     notes += [f"voter {voter} has answered nothing" for voter, votes in newest.items() if not votes["answers"]]
     if not answers:
@@ -43,13 +43,20 @@ def _checked(key: Key, path: Path) -> dict[str, Any]:
             f"expected votes of page {key.study} in {path}, got {votes['study']}: "
             "count them with the key of that page"
         )
-    remedy = "the file was changed: ask for it again"
     for pair, answers in votes["answers"].items():
         if pair not in key.left:
-            raise PreferenceError(f"expected pairs of page {key.study} in {path}, got {pair!r}: {remedy}")
-        known = isinstance(answers, dict) and all(
-            question in QUESTIONS and answer in (LEFT, SAME, RIGHT) for question, answer in answers.items()
-        )
-        if not known:
-            raise PreferenceError(f"expected answers of the page in {path}, got {answers}: {remedy}")
+            raise PreferenceError(
+                f"expected pairs of page {key.study} in {path}, got {pair!r}: "
+                "the file was changed, ask for it again"
+            )
+        if not _are_answers(answers):
+            raise PreferenceError(
+                f"expected answers of the page in {path}, got {answers}: the file was changed, ask for it again"
+            )
     return votes
+
+
+def _are_answers(answers: Any) -> bool:
+    return isinstance(answers, dict) and all(
+        question in QUESTIONS and answer in (LEFT, SAME, RIGHT) for question, answer in answers.items()
+    )

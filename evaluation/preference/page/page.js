@@ -1,28 +1,28 @@
 "use strict"
 
-// One voter's answers to the pairs of STUDY (pairs.js). They are kept in this browser at every answer, and leave it
-// only as a file that the voter downloads.
+// One voter's answers to the pairs of STUDY (pairs.js). Every answer is stored in this browser; the votes leave it only
+// as a file that the voter downloads.
 
 const CHOICES = [["left", "Left"], ["same", "No difference"], ["right", "Right"]]
 const KEYS = {1: "left", ArrowLeft: "left", 2: "same", ArrowDown: "same", 3: "right", ArrowRight: "right"}
-const SMALL = 256 // pictures narrower than this many pixels are enlarged
+const SMALL = 256 // images narrower than this many pixels are enlarged
 
 const byId = id => document.getElementById(id)
-const every = selector => [...document.querySelectorAll(selector)]
+const all = selector => [...document.querySelectorAll(selector)]
 const captions = new Map(STUDY.pairs.map(pair => [pair.id, pair.caption]))
-const questions = every("fieldset")
+const questions = all("fieldset")
 const images = [byId("left"), byId("right")]
 
 let votes // {study, voter, name, saved, order: ids, answers: {id: {question: choice}}}
-let place // in votes.order; its length = the end
-let current // which question the keys answer
-let ready = false // both pictures can be seen
+let position // in votes.order; its length means the end
+let current // index of the question that the keys answer
+let ready = false // both images are visible
 
-// what is kept
+// storage
 
 const storeName = voter => `votes/${STUDY.id}/${voter}`
 
-function kept(name) {
+function stored(name) {
   try {
     return JSON.parse(localStorage.getItem(name))
   } catch {
@@ -36,7 +36,7 @@ function save() {
     localStorage.setItem(storeName(votes.voter), JSON.stringify(votes))
     localStorage.setItem(storeName("current"), JSON.stringify(votes.voter))
   } catch {
-    complain("This browser keeps nothing: download your votes before you close the page.")
+    showProblem("This browser cannot store your votes: download them before you close the page.")
   }
 }
 
@@ -62,111 +62,111 @@ function download() {
   setTimeout(() => URL.revokeObjectURL(link.href), 60_000)
 }
 
-// what is answered
+// answers
 
 const answersOf = id => votes.answers[id] ?? {}
 const firstOpen = id => questions.findIndex(({dataset}) => !(dataset.question in answersOf(id)))
 const complete = id => firstOpen(id) < 0
 
-function answer(number, choice) {
+function answer(question, choice) {
   if (!ready) return
-  const id = votes.order[place]
-  const again = complete(id)
-  votes.answers[id] = {...answersOf(id), [questions[number].dataset.question]: choice}
+  const id = votes.order[position]
+  const wasComplete = complete(id)
+  votes.answers[id] = {...answersOf(id), [questions[question].dataset.question]: choice}
   save()
-  const next = again ? number + 1 : firstOpen(id)
+  const next = wasComplete ? question + 1 : firstOpen(id)
   if (next >= 0 && next < questions.length) ask(next)
-  else go(place + 1)
+  else go(position + 1)
 }
 
 function back() {
   if (current > 0) ask(0)
-  else if (place > 0) go(place - 1)
+  else if (position > 0) go(position - 1)
 }
 
-// what is shown
+// display
 
-function complain(text) {
+function showProblem(text) {
   byId("problem").textContent = text
   byId("problem").hidden = false
 }
 
 function show(screen) {
-  for (const main of every("main")) main.hidden = main.id !== screen
+  for (const main of all("main")) main.hidden = main.id !== screen
 }
 
 function go(to) {
-  place = to
+  position = to
   ready = false
-  if (place === votes.order.length) {
+  if (position === votes.order.length) {
     show("end")
     document.querySelector("#end h1").focus()
     return
   }
   show("vote")
-  const id = votes.order[place]
-  byId("where").textContent = `Pair ${place + 1} of ${votes.order.length}`
+  const id = votes.order[position]
+  byId("where").textContent = `Pair ${position + 1} of ${votes.order.length}`
   byId("progress").max = votes.order.length
   byId("progress").value = votes.order.filter(complete).length
   byId("caption").textContent = captions.get(id)
   ask(Math.max(0, firstOpen(id)))
-  showPictures(id)
+  showImages(id)
 }
 
-function ask(number) {
-  current = number
-  const id = votes.order[place]
-  questions.forEach((fieldset, each) => {
-    fieldset.classList.toggle("current", each === number)
+function ask(question) {
+  current = question
+  const id = votes.order[position]
+  questions.forEach((fieldset, index) => {
+    fieldset.classList.toggle("current", index === question)
     for (const button of fieldset.querySelectorAll("button")) {
       button.setAttribute("aria-pressed", answersOf(id)[fieldset.dataset.question] === button.value)
     }
   })
-  byId("back").disabled = place === 0 && current === 0
+  byId("back").disabled = position === 0 && current === 0
   byId("next").disabled = !complete(id)
-  questions[number].focus({preventScroll: true})
+  questions[question].focus({preventScroll: true})
 }
 
-async function showPictures(id) {
-  const frame = document.querySelector(".pictures")
+async function showImages(id) {
+  const frame = document.querySelector(".images")
   frame.setAttribute("aria-busy", "true")
   for (const image of images) image.src = source(id, image.id)
   try {
     await Promise.all(images.map(image => image.decode()))
   } catch {
-    if (id === votes.order[place]) complain(`The pictures of pair ${place + 1} cannot be shown: reload the page.`)
+    if (id === votes.order[position]) showProblem(`The images of pair ${position + 1} cannot be shown: reload the page.`)
     return
   }
-  if (id !== votes.order[place]) return
+  if (id !== votes.order[position]) return
   for (const image of images) image.classList.toggle("small", image.naturalWidth < SMALL)
   frame.style.setProperty("--ratio", images[0].naturalWidth / images[0].naturalHeight)
   frame.setAttribute("aria-busy", "false")
   ready = true
-  const following = votes.order[place + 1]
+  const following = votes.order[position + 1]
   if (following) for (const image of images) new Image().src = source(following, image.id)
 }
 
 const source = (id, side) => `pictures/${id}-${side}.png`
 
-function welcome(stored) {
-  votes = stored ?? newVoter()
-  for (const element of every(".total")) element.textContent = votes.order.length
+function welcome(saved) {
+  votes = saved ?? newVoter()
+  for (const element of all(".total")) element.textContent = votes.order.length
   byId("name").value = votes.name
   const done = votes.order.filter(complete).length
-  byId("enter").textContent = stored ? `Go on (${done} of ${votes.order.length} done)` : "Start"
-  document.querySelector("#start .another").hidden = !stored
+  byId("enter").textContent = saved ? `Continue (${done} of ${votes.order.length} done)` : "Start"
+  document.querySelector("#start .another").hidden = !saved
   show("start")
 }
 
-// what is pressed
+// input
 
-for (const [number, fieldset] of questions.entries()) {
+for (const [question, fieldset] of questions.entries()) {
   for (const [index, [choice, label]] of CHOICES.entries()) {
     const button = document.createElement("button")
     button.type = "button"
     button.value = choice
     button.append(label, Object.assign(document.createElement("kbd"), {textContent: index + 1, ariaHidden: "true"}))
-    button.addEventListener("click", () => answer(number, choice))
+    button.addEventListener("click", () => answer(question, choice))
     fieldset.append(button)
   }
 }
@@ -179,10 +179,10 @@ byId("begin").addEventListener("submit", event => {
   go(first < 0 ? votes.order.length : first)
 })
 byId("back").addEventListener("click", back)
-byId("next").addEventListener("click", () => go(place + 1))
+byId("next").addEventListener("click", () => go(position + 1))
 byId("review").addEventListener("click", () => go(votes.order.length - 1))
-for (const button of every(".download")) button.addEventListener("click", download)
-for (const button of every(".another")) {
+for (const button of all(".download")) button.addEventListener("click", download)
+for (const button of all(".another")) {
   button.addEventListener("click", () => {
     if (Object.keys(votes.answers).length) download()
     welcome(null)
@@ -202,4 +202,4 @@ addEventListener("storage", event => {
   if (event.key === storeName(votes.voter) && event.newValue) welcome(JSON.parse(event.newValue))
 })
 
-welcome(kept(storeName(kept(storeName("current")))))
+welcome(stored(storeName(stored(storeName("current")))))

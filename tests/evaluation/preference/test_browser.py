@@ -63,7 +63,7 @@ class Voter:
 
     def seen(self):
         """Wait until both pictures are there; the name of the pair."""
-        self.tab.locator(".pictures[aria-busy=false]").wait_for()
+        self.tab.locator(".images[aria-busy=false]").wait_for()
         left, right = (Path(self.tab.locator(f"#{side}").get_attribute("src")).stem for side in ("left", "right"))
         assert left.removesuffix("-left") == right.removesuffix("-right")
         return left.removesuffix("-left")
@@ -110,7 +110,7 @@ def test_votes_outlive_the_tab_and_go_on_where_they_were(profile, page):
     voter.press("ArrowDown")
     voter.tab.close()
     again = Voter(profile, page)
-    assert again.tab.locator("#enter").inner_text() == f"Go on (1 of {PAIRS} done)"
+    assert again.tab.locator("#enter").inner_text() == f"Continue (1 of {PAIRS} done)"
     again.enter()
     assert (again.seen(), again.where(), again.pressed()) == (second, f"Pair 2 of {PAIRS}", ["same"])
     again.press("3")
@@ -201,7 +201,7 @@ def test_a_browser_that_keeps_nothing_says_so_and_still_gives_the_votes(browser,
         "Object.defineProperty(window, 'localStorage', {get() { throw new Error('forbidden') }})"
     )
     voter = Voter(context, page).enter()
-    voter.tab.get_by_role("alert").filter(has_text="keeps nothing").wait_for()
+    voter.tab.get_by_role("alert").filter(has_text="cannot store your votes").wait_for()
     first = voter.seen()
     voter.press("1")
     _, votes = voter.download()

@@ -56,7 +56,7 @@ def test_votes_of_several_about_one_pair_are_not_taken_as_independent(tmp_path, 
     low, high = many.over_pairs
     assert low <= 0.25 and high == 1.0, "of four pairs, resampled, 5 % or more have one or four for A"
     assert many.wilson[0] > 0.5 > low
-    assert "the interval to read is that over pairs" in markdown(count_votes(key, voters))
+    assert "use the interval over pairs" in markdown(count_votes(key, voters))
 
 
 def test_the_bootstrap_agrees_with_the_normal_interval_of_a_mean(tmp_path, key):
@@ -79,7 +79,7 @@ def test_a_voter_who_saved_twice_counts_once_with_the_newest(tmp_path, key):
     for files in ([early, late], [late, early]):
         found = count_votes(key, files)
         assert (found.voters, found.questions["overall"].losses) == (1, 1)
-        assert found.notes == [f"{files[1].name}: voter v again, of whose files the newest counts"]
+        assert found.notes == [f"{files[1].name}: voter v again; the newest file counts"]
         assert "Note: " in markdown(found)
 
 
