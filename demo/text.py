@@ -15,6 +15,11 @@ class UnknownWordError(ValueError):
     """A prompt has a word that the demo model never learned."""
 
 
+def split(prompt: str) -> list[str]:
+    """A prompt's words in order, known or not."""
+    return re.findall(r"[^\W\d_]+", prompt.lower())
+
+
 class Tokenizer:
     """Words to ids: START, the words, END, then PAD up to `LENGTH`. Case and punctuation do not matter."""
 
@@ -31,7 +36,8 @@ class Tokenizer:
 
     def words(self, prompt: str) -> list[str]:
         """The prompt's words in order. Raises `UnknownWordError`, or ValueError when there are too many."""
-        words, unknown = self.split(prompt)
+        words = split(prompt)
+        unknown = [word for word in words if word not in WORDS]
         if unknown:
             raise UnknownWordError(
                 f"the demo model does not know {', '.join(map(repr, unknown))}; it knows: {', '.join(WORDS)}"
@@ -39,12 +45,6 @@ class Tokenizer:
         if len(words) > LENGTH - 2:
             raise ValueError(f"a prompt may have {LENGTH - 2} words, this one has {len(words)}")
         return words
-
-    @staticmethod
-    def split(prompt: str) -> tuple[list[str], list[str]]:
-        """The prompt's words in order: those that the model knows, and those that it does not."""
-        words = re.findall(r"[^\W\d_]+", prompt.lower())
-        return [word for word in words if word in WORDS], [word for word in words if word not in WORDS]
 
 
 class TextEncoder(nn.Module):
