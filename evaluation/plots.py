@@ -28,19 +28,29 @@ COLOURS = {
 WHOLE = "whole"
 
 
-def tradeoff(path: Path, rows: Sequence[Row], distances: Sequence[Distance], measure: str) -> None:
-    """Fréchet distance against the headline measure, one curve per arm over γ: lower right is better."""
-    canvas, (axes,) = _canvas(1)
-    _label(axes, f"{measure} (higher is better)", "Fréchet distance (lower is better)")
+def tradeoff(path: Path, rows: Sequence[Row], distances: Sequence[Distance], measures: Sequence[str]) -> None:
+    """What the headline measure costs: Fréchet distance, and the last measure; one curve per arm, lower right wins.
+
+    rows: their numbers are γ.
+    """
+    headline, costs = measures[0], measures[1:][-1:]
+    canvas, panels = _canvas(1 + len(costs))
     whole = _whole(distances)
     for arm, mine in _by_arm(rows).items():
-        shown = [row for row in mine if (arm, row.scale) in whole]
-        x = [row.measures[measure] for row in shown]
-        y = [whole[arm, row.scale].distance for row in shown]
-        _curve(axes, arm, [figure.mean for figure in x], y, xerr=_bars(x))
-        for row, a, b in zip(shown, x, y, strict=True):
-            axes.annotate(f"{row.scale:g}", (a.mean, b.mean), xytext=(4, 4), textcoords="offset points", size=8)
-    _save(canvas, axes, path)
+        known = [row for row in mine if (arm, row.scale) in whole]
+        _trade(panels[0], arm, known, headline, [whole[arm, row.scale].distance for row in known])
+        for axes, name in zip(panels[1:], costs, strict=True):
+            _trade(axes, arm, mine, headline, [row.measures[name] for row in mine])
+    for axes, name in zip(panels, ["Fréchet distance", *costs], strict=True):
+        _label(axes, f"{headline} (higher is better)", f"{name} (lower is better)")
+    _save(canvas, panels[0], path)
+
+
+def _trade(axes: Axes, arm: str, rows: Sequence[Row], headline: str, costs: Sequence[Figure]) -> None:
+    gains = [row.measures[headline] for row in rows]
+    _curve(axes, arm, [gain.mean for gain in gains], costs, xerr=_bars(gains))
+    for row, gain, cost in zip(rows, gains, costs, strict=True):
+        axes.annotate(f"{row.scale:g}", (gain.mean, cost.mean), xytext=(4, 4), textcoords="offset points", size=8)
 
 
 def doses(path: Path, rows: Sequence[Row], distances: Sequence[Distance], measures: Sequence[str]) -> None:

@@ -78,7 +78,7 @@ def _draw_plots(store: Store, rows: Sequence[Row], found: Sequence[Distance], me
     cells = [distance for distance in found if distance.scale != ALL_SCALES]
     main = [row for row in rows if row.arm in MAIN]
     if measures and cells:
-        plots.tradeoff(folder / "tradeoff.png", main, cells, measures[0])
+        plots.tradeoff(folder / "tradeoff.png", main, cells, measures)
         plots.doses(folder / "dose.png", main, cells, measures)
     if len({distance.kind for distance in cells}) > 1:
         plots.regions(folder / "regions.png", [distance for distance in cells if distance.arm in MAIN])

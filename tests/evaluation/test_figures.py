@@ -136,7 +136,15 @@ def test_plots_are_drawn_with_and_without_intervals(tmp_path):
     certain, bare = Figure(0.3, 0.2, 0.4, 9), Figure(0.3, float("nan"), float("nan"), 9)
     against = {"cfg": compare([[1]], [[0]]), AT_DOSE: compare([[1]], [[1]])}
     rows = [
-        Row(scale, arm, 9, scale, {"all right": certain}, {} if arm == "cfg" else {"all right": against}, certain)
+        Row(
+            scale,
+            arm,
+            9,
+            scale,
+            {"all right": certain, "sky": certain},
+            {} if arm == "cfg" else {"all right": against},
+            certain,
+        )
         for scale in (3.0, 5.0)
         for arm in ("cfg", "default")
     ]
@@ -146,7 +154,7 @@ def test_plots_are_drawn_with_and_without_intervals(tmp_path):
         for arm in ("cfg", "default")
         for scale in (3.0, 5.0)
     ]
-    plots.tradeoff(tmp_path / "tradeoff.png", rows, distances, "all right")
+    plots.tradeoff(tmp_path / "tradeoff.png", rows, distances, ["all right", "sky"])
     plots.doses(tmp_path / "dose.png", rows, distances, ["all right"])
     plots.ablation(tmp_path / "ablation.png", rows, "all right")
     plots.regions(tmp_path / "regions.png", distances)
