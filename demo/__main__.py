@@ -36,7 +36,7 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
     parser.add_argument("--prompt", action="append", help="what to draw; may be given several times")
     parser.add_argument("--seed", type=_number(int, 0, 2**63 - 1), default=0)
-    parser.add_argument("--scale", type=_number(float, 1.01, 100.0), default=5.0, help="guidance scale, above 1")
+    parser.add_argument("--scale", type=_number(float, 1.01, 100.0), default=3.0, help="guidance scale, above 1")
     parser.add_argument("--steps", type=_number(int, 1, 1000), default=30)
     parser.add_argument("--preset", choices=PRESETS, default="default")
     parser.add_argument("--sampler", choices=SAMPLERS, default="ddim")

@@ -137,7 +137,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m demo.overview", description=__doc__)
     parser.add_argument("--prompt", default=PROMPT)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--scale", type=float, default=5.0)
+    parser.add_argument("--scale", type=float, default=3.0)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--out", type=Path, default=Path("out/overview.png"))
     options = parser.parse_args(arguments)

@@ -1,7 +1,7 @@
 """The third stage: captions that are wrong now and then, as real ones are, so that guidance has something to do.
 
-START is taught by true masks of training scenes. Words are not: their maps are held to those that the first model
-made by itself, at the noise level where it makes them best.
+START is taught by true masks of training scenes. Words are not: their maps, and that of END, are held to those that
+the first model made by itself, at the noise level where it makes them best.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from ..model import DemoModel
-from ..words import COLOURS, GROUNDS, NOUNS, PAD, SKIES, VOCABULARY
+from ..words import COLOURS, END, GROUNDS, NOUNS, PAD, SKIES, VOCABULARY
 from .attention import probe_all, token_maps, unfair_shares
 from .settings import SecondTraining
 from .stage import WholeModel, sample_times
@@ -78,11 +78,11 @@ class Second(WholeModel):
         return ids
 
     def distance_from_first(self, maps: Tensor, x0: Tensor, t: Tensor, noise: Tensor, ids: Tensor) -> Tensor:
-        """1 − cosine between the maps of the words and those of the first model on the same scenes."""
+        """1 − cosine between the maps of the words and END and those of the first model on the same scenes."""
         with torch.no_grad():
             t = t.clamp(min=self.s.hold_noise)
             context = self.first.text_encoder(ids)
             self.first.unet(self.noised(x0, t, noise), t, encoder_hidden_states=context)
             aim = token_maps(self.first_layers)
-        is_word = (ids > PAD)[:, None]
-        return 1 - F.cosine_similarity((maps * is_word).flatten(1), (aim * is_word).flatten(1)).mean()
+        held = ((ids > PAD) | (ids == END))[:, None]
+        return 1 - F.cosine_similarity((maps * held).flatten(1), (aim * held).flatten(1)).mean()

@@ -83,8 +83,8 @@ class StartTraining(Schedule):
 
 @dataclass(frozen=True)
 class SecondTraining(Schedule):
-    """All weights, on captions that are wrong now and then, while the maps of the words are held to the first
-    model's: three quarters of an hour of one CPU thread.
+    """All weights, on captions that are wrong now and then, while the maps of the words and END are held to the
+    first model's: three quarters of an hour of one CPU thread.
 
     empty_rows: rows of each batch with the empty prompt, on which START is taught by true masks.
     rate, decay: AdamW's; the decay is for the matrices that make queries and keys.
@@ -106,12 +106,12 @@ class SecondTraining(Schedule):
     empty_rows: int = 8
     rate: float = 2e-4
     decay: float = 0.3
-    wrong_colours: float = 0.09
-    wrong_nouns: float = 0.06
-    wrong_backdrops: float = 0.09
-    hold_weight: float = 2.0
+    wrong_colours: float = 0.12
+    wrong_nouns: float = 0.08
+    wrong_backdrops: float = 0.12
+    hold_weight: float = 6.0
     hold_noise: int = 500
-    foreground_weight: float = 0.5
+    foreground_weight: float = 0.3
     contrast: float = 0.01
     word_margin: float = 0.002
     word_weight: float = 0.5

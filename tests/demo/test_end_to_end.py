@@ -30,7 +30,7 @@ def test_the_command_writes_its_sheets_and_figures(tmp_path, capsys):
             assert picture.mode == "RGB"
             assert picture.size[0] >= smallest[0] and picture.size[1] >= smallest[1]
     result = json.loads((tmp_path / "a" / "b" / "result.json").read_text())
-    assert (result["seed"], result["scale"], result["steps"], result["preset"]) == (0, 5.0, 2, "default")
+    assert (result["seed"], result["scale"], result["steps"], result["preset"]) == (0, 3.0, 2, "default")
     (figures,) = result["prompts"]
     assert figures["prompt"] == PROMPT
     assert figures["mean_guidance"] > 1
