@@ -249,8 +249,8 @@ class Run:
         scores = segmentation.scores
         if scores is None:  # regions given by the caller
             return
-        images = {len(sums) for sums in self.token_sums.values()} or {len(scores)}
-        if (self.token_grid, images) != (segmentation.grid, {len(scores)}):
+        images = {sums.shape[0] for sums in self.token_sums.values()} or {scores.shape[0]}
+        if (self.token_grid, images) != (segmentation.grid, {scores.shape[0]}):
             self.token_sums, self.token_count, self.token_grid = {}, 0, segmentation.grid
         parts = scores.split([len(labels) for labels in segmentation.score_labels], dim=-1)
         for labels, part in zip(segmentation.score_labels, parts, strict=True):

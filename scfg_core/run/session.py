@@ -202,7 +202,7 @@ class Session:
         self, predictions: Predictions, latent: Grid, cond: Sequence[Placement], uncond: Sequence[Placement]
     ) -> tuple[Segmentation | None, bool]:
         """This evaluation's segmentation, else the last one that fits, else None; and whether it is fresh."""
-        images = len(predictions.cond)
+        images = predictions.cond.shape[0]
         self.run.prompts = [self._collector.prompt(place.prompt) for place in cond]
         active, with_maps = [place for place in cond if place.active], self._with_maps(cond)
         if active and active == with_maps:
@@ -220,7 +220,7 @@ class Session:
             self.run.add_scores(segmentation)
             self._last, self._last_latent = replace(segmentation, scores=None), latent
             return segmentation, True
-        if self._last is not None and (len(self._last.labels), self._last_latent) == (images, latent):
+        if self._last is not None and (self._last.labels.shape[0], self._last_latent) == (images, latent):
             if self._index % self.collection.every == 0:
                 self.run.note(Note.REUSED)
             return self._last, False
