@@ -188,7 +188,7 @@ def test_a_second_thread_that_fails_after_the_first_gave_up_says_nothing_more(ca
     assert run.notes == [Note.OUT_OF_MEMORY.text] and caplog.text == ""
 
 
-@pytest.mark.parametrize("where", ["preview", "run.record.patch_mean", "run.session.Observation"])
+@pytest.mark.parametrize("where", ["preview", "run.evaluation.patch_mean", "run.session.Observation"])
 def test_what_cannot_be_recorded_is_guided_all_the_same(monkeypatch, where):
     wanted, how = evaluate(new_session()[0]), {}
     if where == "preview":
@@ -210,8 +210,8 @@ def test_one_evaluation_that_cannot_be_recorded_does_not_cost_the_others_their_r
 
 def test_nothing_for_views_is_computed_before_somebody_looks(monkeypatch):
     computed = []
-    real = scfg_core.run.record.patch_mean
-    monkeypatch.setattr("scfg_core.run.record.patch_mean", lambda *how: computed.append(None) or real(*how))
+    real = scfg_core.run.evaluation.patch_mean
+    monkeypatch.setattr("scfg_core.run.evaluation.patch_mean", lambda *how: computed.append(None) or real(*how))
     session, run = new_session()
     for seed in range(MOST_WAITING + 3):
         evaluate(session, seed=seed, preview=lambda ratio: computed.append(None) or torch.zeros(1))
