@@ -22,15 +22,16 @@ from ..grid import Grid
 from ..method.entries import EntryMaps
 from ..method.fusion import TokenMaps
 from ..method.guidance import guidance_norm, ratio_of_norm
-from ..method.magnitude import magnitude_patches, magnitude_settings
 from ..method.segment import Segmentation, segment_entries
 from ..method.settings import Settings
 from ..prompt import Prompt
 from .collection import Collection
+from .evaluation import Observation
 from .guard import guarded
+from .magnitude import magnitude_patches, magnitude_settings
 from .notes import Note
 from .predictions import Placement, Predictions
-from .record import Facts, Observation, Run
+from .record import Facts, Run
 from .words import labels_of
 
 ALL_PATCHES = "all patches"
@@ -46,7 +47,7 @@ class Session:
     recorded      called with every evaluation's record, whose tensors are still on the device.
     resegment     gives what replaces every fresh segmentation: regions of the caller's own, on its grid.
     collector     of these settings; None = one as the collection says.
-    by_magnitude  whether evaluations without maps are guided by the magnitude of the guidance (`method.magnitude`).
+    by_magnitude  whether evaluations without maps are guided by the magnitude of the guidance (`run.magnitude`).
     """
 
     def __init__(
@@ -131,7 +132,7 @@ class Session:
     def ratio_by_magnitude(
         self, predictions: Predictions, preview: Callable[[Tensor | None], Tensor] | None = None
     ) -> Tensor | None:
-        """r for an evaluation whose attention cannot be observed (`method.magnitude`); records it."""
+        """r for an evaluation whose attention cannot be observed (`run.magnitude`); records it."""
         return None if self._given_up else self._magnitude(predictions, preview)
 
     def _magnitude(

@@ -12,9 +12,10 @@ import scfg_core.run.record
 from scfg_core import Grid, Note, Prompt, Segmentation, Settings, SettingsError
 from scfg_core.collect.calls import LayerCall, Layout, Rows
 from scfg_core.prompt import number_labels
+from scfg_core.run.evaluation import Evaluation
 from scfg_core.run.fingerprint import Fingerprint
 from scfg_core.run.noise import NoiseLevel
-from scfg_core.run.record import KEPT_EVALUATIONS, MOST_WAITING, Evaluation, Run
+from scfg_core.run.record import KEPT_EVALUATIONS, MOST_WAITING, Run
 from scfg_core.run.session import Collection, Placement, Predictions, Session
 from scfg_core.run.trace import Trace
 
@@ -187,7 +188,7 @@ def test_a_second_thread_that_fails_after_the_first_gave_up_says_nothing_more(ca
     assert run.notes == [Note.OUT_OF_MEMORY.text] and caplog.text == ""
 
 
-@pytest.mark.parametrize("where", ["preview", "run.record.patch_mean", "run.session.Observation"])
+@pytest.mark.parametrize("where", ["preview", "run.evaluation.patch_mean", "run.session.Observation"])
 def test_what_cannot_be_recorded_is_guided_all_the_same(monkeypatch, where):
     wanted, how = evaluate(new_session()[0]), {}
     if where == "preview":
@@ -209,8 +210,8 @@ def test_one_evaluation_that_cannot_be_recorded_does_not_cost_the_others_their_r
 
 def test_nothing_for_views_is_computed_before_somebody_looks(monkeypatch):
     computed = []
-    real = scfg_core.run.record.patch_mean
-    monkeypatch.setattr("scfg_core.run.record.patch_mean", lambda *how: computed.append(None) or real(*how))
+    real = scfg_core.run.evaluation.patch_mean
+    monkeypatch.setattr("scfg_core.run.evaluation.patch_mean", lambda *how: computed.append(None) or real(*how))
     session, run = new_session()
     for seed in range(MOST_WAITING + 3):
         evaluate(session, seed=seed, preview=lambda ratio: computed.append(None) or torch.zeros(1))
