@@ -1,4 +1,7 @@
-"""python -m benchmarks [backends|overhead|budget|host|layers|update] [options]; no name: backends, then host."""
+"""python -m benchmarks [backends|overhead|budget|families|host|layers|update] [options].
+
+No name: backends, then host.
+"""
 
 from __future__ import annotations
 
@@ -54,6 +57,14 @@ def backends(options: argparse.Namespace) -> None:
     report.save(options.out / "backends.json", "backends", rows, clock.machine(options.device))
 
 
+def families(options: argparse.Namespace) -> None:
+    from . import families
+
+    rows = families.run()
+    report.show("Transformers, a step at 4096 patches, counted", rows, families.COLUMNS)
+    report.save(options.out / "families.json", "families", rows, clock.machine("cpu"))
+
+
 def overhead(options: argparse.Namespace) -> None:
     from . import overhead
 
@@ -92,6 +103,7 @@ BENCHMARKS = {
     "backends": backends,
     "overhead": overhead,
     "budget": budget,
+    "families": families,
     "host": host,
     "layers": layers,
     "update": update,
