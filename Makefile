@@ -1,4 +1,4 @@
-# `make demo` makes pictures, `make test` runs the tests. Both make .venv at the first call and reuse it afterwards.
+# `make demo` makes images, `make test` runs the tests. Both create .venv at the first call and reuse it afterwards.
 
 PYTHON ?= python3
 COMFYUI_PATH ?= $(HOME)/comfy/ComfyUI

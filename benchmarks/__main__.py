@@ -1,7 +1,4 @@
-"""python -m benchmarks [backends|overhead|budget|families|host|layers|update] [options].
-
-No name: backends, then host.
-"""
+"""python -m benchmarks [NAME] [options], NAME one of `BENCHMARKS`; no name: backends, then host."""
 
 from __future__ import annotations
 
@@ -99,12 +96,21 @@ def update(options: argparse.Namespace) -> None:
     update.main(options)
 
 
+def launches(options: argparse.Namespace) -> None:
+    from . import launches
+
+    rows = launches.run()
+    report.show("What S-CFG launches per evaluation on a GPU", rows, launches.COLUMNS)
+    report.save(options.out / "launches.json", "launches", rows, clock.machine("cpu"))
+
+
 BENCHMARKS = {
     "backends": backends,
     "overhead": overhead,
     "budget": budget,
     "families": families,
     "host": host,
+    "launches": launches,
     "layers": layers,
     "update": update,
 }

@@ -1,7 +1,7 @@
-"""python -m benchmarks.others: S-CFG beside the host's other guidance nodes, in both orders of the nodes.
+"""python -m benchmarks.others: S-CFG with the host's other guidance nodes, in both orders of the nodes.
 
 The demo model in a real ComfyUI, every node from the host's own registry; the same noise for every variant.
-Differences are those of 8-bit pictures, 0…255: means over pixels and pictures, for the order the largest one.
+Differences are those of 8-bit images, 0…255: means over pixels and images, for the order the maximum.
 """
 
 from __future__ import annotations
@@ -62,7 +62,7 @@ Chain = Callable[[Any], Any]
 
 
 class Samplers:
-    """The demo model's pictures by a chain of nodes: `images` of each prompt, the noise always the same."""
+    """The demo model's images by a chain of nodes: `images` of each prompt, the noise always the same."""
 
     def __init__(self, steps: int, images: int) -> None:
         self._steps, self._images = steps, images
@@ -75,16 +75,16 @@ class Samplers:
         self.calls += 1
         return executor(*args, **kwargs)
 
-    def pictures(self, chain: Chain) -> tuple[Tensor, list[Run], float]:
-        """Pictures (prompts · images, 3, H, W) in 0…255, the runs recorded, and calls of the U-Net per step."""
-        pictures, runs, self.calls = [], [], 0
+    def images(self, chain: Chain) -> tuple[Tensor, list[Run], float]:
+        """Images (prompts · images, 3, H, W) in 0…255, the runs recorded, and calls of the U-Net per step."""
+        images, runs, self.calls = [], [], 0
         for seed, prompt in enumerate(PROMPTS):
             torch.manual_seed(0)  # some nodes draw numbers of their own
             made = chain(self._model)
             model, trace = made if isinstance(made, tuple) else (made, None)
-            pictures.append(self._sample(model, prompt, seed))
+            images.append(self._sample(model, prompt, seed))
             runs += [] if trace is None else trace.runs()
-        return torch.cat(pictures), runs, self.calls / (len(PROMPTS) * self._steps)
+        return torch.cat(images), runs, self.calls / (len(PROMPTS) * self._steps)
 
     def _sample(self, model: Any, prompt: str, seed: int) -> Tensor:
         import comfy.sample
@@ -138,8 +138,8 @@ def behind(chain: Chain) -> Chain:
 
 def rows_of(samplers: Samplers, names: list[str]) -> Iterator[dict[str, Any]]:
     """A row for S-CFG alone, then one for every other node."""
-    plain, runs, passes = samplers.pictures(watched)
-    guided, guided_runs, _ = samplers.pictures(scfg)
+    plain, runs, passes = samplers.images(watched)
+    guided, guided_runs, _ = samplers.images(scfg)
     change = _mean(guided, plain)
     yield {
         "name": "S-CFG alone",
@@ -151,9 +151,9 @@ def rows_of(samplers: Samplers, names: list[str]) -> Iterator[dict[str, Any]]:
     }
     for name in names:
         chain = other(name)
-        alone, runs, passes = samplers.pictures(lambda model, chain=chain: watched(chain(model)))
-        both, guided_runs, _ = samplers.pictures(lambda model, chain=chain: scfg(chain(model)))
-        reverse, _, _ = samplers.pictures(behind(chain))
+        alone, runs, passes = samplers.images(lambda model, chain=chain: watched(chain(model)))
+        both, guided_runs, _ = samplers.images(lambda model, chain=chain: scfg(chain(model)))
+        reverse, _, _ = samplers.images(behind(chain))
         yield {
             "name": name,
             "passes": passes,
@@ -166,8 +166,8 @@ def rows_of(samplers: Samplers, names: list[str]) -> Iterator[dict[str, Any]]:
         }
 
 
-def _mean(pictures: Tensor, others: Tensor) -> float:
-    return float((pictures - others).abs().mean())
+def _mean(images: Tensor, others: Tensor) -> float:
+    return float((images - others).abs().mean())
 
 
 def _spread(runs: list[Run], norms: str) -> float:
@@ -184,7 +184,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.others", description=__doc__)
     parser.add_argument("--node", action="append", choices=list(OTHERS), help="only this one; may be repeated")
     parser.add_argument("--steps", type=int, default=20)
-    parser.add_argument("--images", type=int, default=2, help="of each of the six prompts")
+    parser.add_argument("--images", type=int, default=2, help="per prompt, of six prompts")
     parser.add_argument("--out", type=Path, default=Path("out/benchmarks"))
     options = parser.parse_args()
     torch.set_num_threads(1)
@@ -195,7 +195,7 @@ def main() -> None:
     rows = []
     for row in tqdm(rows_of(Samplers(options.steps, options.images), names), total=1 + len(names), unit="node"):
         rows.append(row)
-    report.show("S-CFG beside other nodes", rows, COLUMNS)
+    report.show("S-CFG with other nodes", rows, COLUMNS)
     report.save(options.out / "others.json", "others", rows, clock.machine("cpu") | comfyui.facts())
 
 

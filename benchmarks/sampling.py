@@ -23,7 +23,7 @@ PROMPTS = ["a red circle and a blue square", "a green cross", "a yellow triangle
 def sample(
     model: DemoModel, prompt: str, settings: Settings | None, collection: Collection, steps: int, seed: int = 0
 ) -> tuple[Tensor, Run | None]:
-    """A picture (1, 3, 32, 32) by DDIM, and S-CFG's closed record; settings None = plain CFG."""
+    """An image (1, 3, 32, 32) by DDIM, and S-CFG's closed record; settings None = plain CFG."""
     scheduler = make_scheduler(model, "ddim")
     scheduler.set_timesteps(steps)
     context = model.text_encoder(model.tokenizer(["", prompt]))

@@ -1,7 +1,7 @@
 """`update every k-th evaluation`: what it saves and which labels it changes, on the demo model.
 
-Agreement is that of watching runs, which see the same latents, with labels collected at every evaluation. The
-picture's change is that of guided runs: mean |Δ| against k = 1, as a share of what S-CFG changes in plain CFG.
+Agreement compares observing runs, which see the same latents, with labels collected at every evaluation. The image
+change compares guided runs: mean |Δ| against k = 1, as a share of the change from plain CFG to S-CFG.
 """
 
 from __future__ import annotations
@@ -27,14 +27,14 @@ COLUMNS = {
     "time": "time, of plain CFG",
     "label_agreement": "labels as at k = 1",
     "foreground_agreement": "foreground as at k = 1",
-    "picture_change": "picture's change, of S-CFG's own",
+    "image_change": "image change, of S-CFG's",
 }
 
 
 def run(prompts: list[str], steps: int, pairs: int) -> list[dict]:
     model = load_model()
     guiding = Settings()
-    watching = replace(guiding, strength=0.0)
+    observing = replace(guiding, strength=0.0)
     choices = {every: Collection(every=every) for every in EVERY}
     plain_times: list[float] = []
     times: dict[int, list[float]] = {every: [] for every in EVERY}
@@ -44,15 +44,15 @@ def run(prompts: list[str], steps: int, pairs: int) -> list[dict]:
         for seed, prompt in enumerate(prompts):
             plain, _ = sample(model, prompt, None, Collection(), steps, seed)
             bar.update()
-            pictures, records = {}, {}
+            images, records = {}, {}
             for every, collection in choices.items():
-                pictures[every], _ = sample(model, prompt, guiding, collection, steps, seed)
-                _, records[every] = sample(model, prompt, watching, collection, steps, seed)
+                images[every], _ = sample(model, prompt, guiding, collection, steps, seed)
+                _, records[every] = sample(model, prompt, observing, collection, steps, seed)
                 bar.update(2)
-            own = (pictures[1] - plain).abs().mean()
+            scfg_change = (images[1] - plain).abs().mean()
             for every in EVERY:
                 shares[every].append(agreement(records[every], records[1]))
-                changes[every].append(float((pictures[every] - pictures[1]).abs().mean() / own))
+                changes[every].append(float((images[every] - images[1]).abs().mean() / scfg_change))
         for _ in range(pairs):
             plain_times.append(seconds(lambda: sample(model, prompts[0], None, Collection(), steps), "cpu"))
             bar.update()
@@ -69,8 +69,8 @@ def run(prompts: list[str], steps: int, pairs: int) -> list[dict]:
                 **ratio.parts(),
                 "label_agreement": _mean([share.labels for share in shares[every]]),
                 "foreground_agreement": _mean([share.foreground for share in shares[every]]),
-                "picture_change": _mean(changes[every]),
-                "pictures": len(prompts),
+                "image_change": _mean(changes[every]),
+                "images": len(prompts),
                 "steps": steps,
             }
         )

@@ -5,7 +5,7 @@ from comfy_api.latest import io
 from ..scfg_core import uniform_powers
 from ..scfg_core.hosts.comfyui import observe
 from ..scfg_core.run.session import Collection
-from .common import MODEL_TOOLTIP, NodeListener, TraceType, advanced, schema, trace_of_node
+from .common import MODEL_TOOLTIP, TraceType, advanced, listeners_of, schema, trace_of_node
 
 
 class SCFGAttention(io.ComfyNode):
@@ -96,5 +96,5 @@ class SCFGAttention(io.ComfyNode):
             soft_maps=record_soft_maps,
         )
         return io.NodeOutput(
-            *observe(model, collection, NodeListener(cls.hidden.unique_id), trace_of_node(cls.hidden.unique_id))
+            *observe(model, collection, listeners_of(cls.hidden.unique_id), trace_of_node(cls.hidden.unique_id))
         )

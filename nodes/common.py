@@ -8,7 +8,7 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..scfg_core.run.record import Evaluation, Run
+from ..scfg_core.run.record import Observation, Run
 from ..scfg_core.run.trace import Trace
 from .live import LiveView
 
@@ -63,7 +63,7 @@ class NodeStatus:
         self._node_id = node_id
         self._remark = remark
 
-    def evaluated(self, run: Run, evaluation: Evaluation) -> None:
+    def evaluated(self, run: Run, evaluation: Observation) -> None:
         """Nothing to do: the status describes a whole run."""
 
     def finished(self, run: Run, status: str) -> None:
@@ -76,16 +76,6 @@ class NodeStatus:
             server.send_progress_text(status, self._node_id, server.client_id)
 
 
-class NodeListener:
-    """Reports a model's runs on its node: their status and the live view."""
-
-    def __init__(self, node_id: str | None, remark: str = "") -> None:
-        self._listeners = (NodeStatus(node_id, remark), LiveView(node_id))
-
-    def evaluated(self, run: Run, evaluation: Evaluation) -> None:
-        for listener in self._listeners:
-            listener.evaluated(run, evaluation)
-
-    def finished(self, run: Run, status: str) -> None:
-        for listener in self._listeners:
-            listener.finished(run, status)
+def listeners_of(node_id: str | None, remark: str = "") -> tuple[NodeStatus, LiveView]:
+    """What reports a model's runs on its node: the status line and the live view."""
+    return NodeStatus(node_id, remark), LiveView(node_id)

@@ -7,7 +7,7 @@ from comfy_api.latest import io
 
 from ..scfg_core import PRESETS, Settings
 from ..scfg_core.hosts.comfyui import guide
-from .common import MODEL_TOOLTIP, NodeListener, TraceType, WordWeightsType, advanced, schema, trace_of_node
+from .common import MODEL_TOOLTIP, TraceType, WordWeightsType, advanced, listeners_of, schema, trace_of_node
 
 CUSTOM = "custom"
 PLAIN, MAGNITUDE = "plain", "magnitude"
@@ -98,10 +98,10 @@ class SCFGGuidance(io.ComfyNode):
         settings = replace(settings, strength=strength, start=start_percent, end=end_percent)
         ignored = preset != CUSTOM and any(getattr(Settings(), name) != value for name, value in custom.items())
         remark = f" [preset {preset}: the settings below it are ignored]" if ignored else ""
-        listener = NodeListener(cls.hidden.unique_id, remark)
+        listeners = listeners_of(cls.hidden.unique_id, remark)
         trace = trace_of_node(cls.hidden.unique_id)
         by_magnitude = when_not_watchable == MAGNITUDE
-        return io.NodeOutput(*guide(model, settings, word_weights, listener, trace, by_magnitude))
+        return io.NodeOutput(*guide(model, settings, word_weights, listeners, trace, by_magnitude))
 
 
 def _custom_inputs() -> list[Any]:

@@ -15,7 +15,7 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..scfg_core.run.record import Evaluation, Run
+from ..scfg_core.run.record import Evaluation, Observation, Run
 from ..views.segmentation import spread_out
 from .frames import frame_of
 from .subscribers import current_graph, current_subscriber, send
@@ -81,7 +81,7 @@ class LiveView:
         self._run: Callable[[], Run | None] = lambda: None
         self._last_sent = 0.0
 
-    def evaluated(self, run: Run, evaluation: Evaluation) -> None:
+    def evaluated(self, run: Run, evaluation: Observation) -> None:
         subscriber = current_subscriber() if self._node_id is not None else None
         if subscriber is None:
             return
@@ -108,7 +108,7 @@ class LiveView:
             if evaluation.index not in live_run.sent:
                 self._send(client, live_run, run, evaluation)
 
-    def _send(self, client: str, live_run: LiveRun, run: Run, evaluation: Evaluation) -> None:
+    def _send(self, client: str, live_run: LiveRun, run: Run, evaluation: Observation | Evaluation) -> None:
         frame: dict[str, Any] = frame_of(run, evaluation.read())
         live_run.sent.add(evaluation.index)
         send(EVENT, {"node": self._node_id, "graph": live_run.graph, "run": live_run.number, **frame}, client)

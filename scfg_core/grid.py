@@ -6,6 +6,7 @@ A grid always comes from whoever ran the layer: a token count alone does not say
 
 import math
 from dataclasses import dataclass
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -48,9 +49,15 @@ def nearest_index(source: int, target: int, device: torch.device | None = None) 
 
 def nearest(cells: Tensor, target: Grid) -> Tensor:
     """Bring cells (…, h, w) of any dtype to (…, target.h, target.w) by `nearest_index`; no value is invented."""
-    rows = nearest_index(cells.shape[-2], target.h, cells.device)
-    columns = nearest_index(cells.shape[-1], target.w, cells.device)
-    return cells[..., rows[:, None], columns[None, :]]
+    index = _nearest_cells(Grid(*cells.shape[-2:]), target, cells.device)
+    return cells.flatten(-2).index_select(-1, index).unflatten(-1, (target.h, target.w))
+
+
+@lru_cache(maxsize=32)
+def _nearest_cells(source: Grid, target: Grid, device: torch.device) -> Tensor:
+    """Cell of the source under each cell of the target, (target.area,) int64: made once for a size and device."""
+    rows, columns = nearest_index(source.h, target.h, device), nearest_index(source.w, target.w, device)
+    return rearrange(rows[:, None] * source.w + columns, "h w -> (h w)")
 
 
 def patch_mean(values: Tensor, grid: Grid) -> Tensor:
@@ -80,14 +87,16 @@ def smooth_3x3(image: Tensor, frames: int = 1) -> Tensor:
         image = rearrange(image, "b c (f h) w -> b (c f) h w", f=frames)
         return rearrange(smooth_3x3(image), "b (c f) h w -> b c (f h) w", f=frames)
     side = math.exp(-1.0)
-    edge, centre = side / (1 + 2 * side), 1 / (1 + 2 * side)
+    if min(image.shape[-2:]) > 1:
+        padded = F.pad(image, (1, 1, 1, 1), mode="reflect")
+    else:
+        for padding, size in (((0, 0, 1, 1), image.shape[-2]), ((1, 1, 0, 0), image.shape[-1])):
+            image = F.pad(image, padding, mode="reflect" if size > 1 else "replicate")
+        padded = image
     for axis in (-2, -1):
-        padding = (1, 1, 0, 0) if axis == -1 else (0, 0, 1, 1)
-        size = image.shape[axis]
-        padded = F.pad(image, padding, mode="reflect" if size > 1 else "replicate")
-        before, here, after = (padded.narrow(axis, offset, size) for offset in range(3))
-        image = centre * here + edge * (before + after)
-    return image
+        before, here, after = (padded.narrow(axis, offset, padded.shape[axis] - 2) for offset in range(3))
+        padded = torch.add(here, before + after, alpha=side)
+    return padded * (1 + 2 * side) ** -2
 
 
 def smooth_token_maps(maps: Tensor, grid: Grid) -> Tensor:

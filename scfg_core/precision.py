@@ -4,7 +4,7 @@ S in bf16 changes up to 16 % of the labels.
 """
 
 from collections.abc import Callable
-from functools import wraps
+from functools import lru_cache, wraps
 from typing import ParamSpec, TypeVar
 
 import torch
@@ -17,6 +17,12 @@ Result = TypeVar("Result")
 def compute_dtype(tensor: Tensor) -> torch.dtype:
     """fp64 stays; everything else is computed in fp32."""
     return torch.promote_types(tensor.dtype, torch.float32)
+
+
+@lru_cache(maxsize=64)
+def constant(value: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """A number as a tensor () on a device, made once; `torch.where` would make it of a plain number every time."""
+    return torch.full((), value, dtype=dtype, device=device)
 
 
 def full_precision(function: Callable[Given, Result]) -> Callable[Given, Result]:

@@ -35,7 +35,7 @@ class Watch:
             rearrange(self.projections[to], "b n (h d) -> b h n d", h=attention.heads)
             for to in (attention.to_q, attention.to_k)
         )
-        return head_mean_attention(q, k, scale=attention.scale)[0]
+        return head_mean_attention(q, k, scale=attention.scale)
 
 
 @contextmanager

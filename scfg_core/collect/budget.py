@@ -1,24 +1,35 @@
-"""How much memory the collector may take, and what it does when there is none left."""
+"""How much memory our own part may take: rules of the device's kind and total memory, never of free memory.
 
-import math
+The same settings give the same way of computing in every run, whatever else occupies the device. Where memory runs
+out all the same: smaller blocks, then no S at all, then `CollectorOutOfMemory`.
+"""
+
 import threading
 from collections.abc import Callable
-from typing import Literal, TypeVar, get_args
+from typing import TypeVar
 
 import torch
 from torch import Tensor
 
 from ..errors import SettingsError
-from ..method.attention import MIB, block_mib_of
-from ..precision import compute_dtype
 
-Backend = Literal["auto", "stored", "matrix_free"]
-"""How S is applied: stored (n² numbers), matrix-free (an attention per power), or by size and budget."""
+MIB = 1024 * 1024
+GIB = 1024 * MIB
 
-Result = TypeVar("Result")
+LEAST_BUDGET = 256 * MIB
+GREATEST_BUDGET = 2 * GIB
+BUDGET_PART = 12
+"""A device other than a CPU lends us this part of its total memory."""
 
-DEFAULT_BUDGET_MIB = 256.0
-SMALLEST_BLOCK_MIB = 0.5
+CPU_BLOCK = 2 * MIB
+"""Scores at a time on a CPU: they stay in the cache of one core."""
+
+SMALLEST_BLOCK = MIB // 2
+GREATEST_BLOCK = 512 * MIB
+"""Scores at a time on other devices, at most."""
+
+FEW_MAPS = 512 * MIB
+"""S of several rows may exist at a time up to this size; beyond, of half of the call's rows: one for an image."""
 
 NO_MEMORY = (
     "out of memory",  # CUDA, ROCm, XPU, MPS
@@ -31,46 +42,52 @@ NO_MEMORY = (
 )
 """What errors say, in small letters, where there was no memory left."""
 
+Result = TypeVar("Result")
+
 
 class CollectorOutOfMemory(RuntimeError):
-    """Every backend ran out of memory; the maps of this evaluation are incomplete."""
+    """Every way of computing ran out of memory; the maps of this evaluation are incomplete."""
 
 
 class MemoryBudget:
-    """Block sizes that fit a budget, and smaller ones after memory has run out. Safe to use from several threads.
+    """Sizes that fit; smaller ones after memory has run out. May be asked from several threads at once.
 
-    budget_mib   most that one layer may take beyond q, k, v and its output, MiB.
-    backend      "auto", or one backend forced (for tests and benchmarks).
-
-    Raises `SettingsError` for a budget that is not positive, or an unknown backend.
+    limit    bytes of S, and of scores where they exist, at a time.
+    block    bytes of scores at a time, where they exist.
     """
 
-    def __init__(self, budget_mib: float = DEFAULT_BUDGET_MIB, backend: Backend = "auto") -> None:
-        if not budget_mib > 0:
-            raise SettingsError(f"expected a budget above 0 MiB, got {budget_mib}: the default is 256")
-        if backend not in get_args(Backend):
-            raise SettingsError(
-                f"expected a backend of {', '.join(get_args(Backend))}, got {backend!r}: "
-                "auto chooses by size and budget"
-            )
-        self.budget_mib = budget_mib
-        self.backend: Backend = backend
+    def __init__(self, limit: int, block: int) -> None:
+        if limit <= 0:
+            raise SettingsError(f"expected a budget above 0 bytes, got {limit}: None leaves it to the device")
+        self.limit = limit
+        self.block = min(block, max(1, limit // 4))
         self._lock = threading.Lock()
-        self._largest_block_mib = math.inf
 
-    def stores(self, q: Tensor, images: int | None = None) -> bool:
-        """Whether S of `images` (default b) images of q (b, H, n, d), with blocks of scores, fits the budget."""
-        if self.backend != "auto":
-            return self.backend == "stored"
-        size = (images or q.shape[0]) * q.shape[2] ** 2 * compute_dtype(q).itemsize
-        return size <= (self.budget_mib - 3 * self.block_mib(q)) * MIB
+    @classmethod
+    def for_device(cls, kind: str, total_bytes: int | None, limit: int | None = None) -> "MemoryBudget":
+        """The budget of a device of a kind ("cpu", "cuda", …) with `total_bytes` of memory; None = not known.
 
-    def block_mib(self, q: Tensor) -> float:
-        """MiB of scores that may exist at a time on q's device."""
-        return min(block_mib_of(q.device, self.budget_mib), self._largest_block_mib)
+        A CPU: 256 MiB. Others: a twelfth of their memory, from 256 MiB to 2 GiB. `limit`: bytes set by the user.
+        """
+        if limit is None:
+            part = 0 if kind == "cpu" or total_bytes is None else total_bytes // BUDGET_PART
+            limit = min(max(part, LEAST_BUDGET), GREATEST_BUDGET)
+        return cls(limit, CPU_BLOCK if kind == "cpu" else GREATEST_BLOCK)
+
+    @classmethod
+    def of(cls, tensor: Tensor, limit: int | None = None) -> "MemoryBudget":
+        """The budget of the device that a tensor is on."""
+        return cls.for_device(tensor.device.type, total_memory(tensor.device), limit)
+
+    def images_at_once(self, images: int, map_bytes: int, scores: int = 0) -> int:
+        """Of how many of a call's images S may exist at a time, `map_bytes` each, beside `scores` bytes of scores;
+        0 = not even of one.
+        """
+        room = min(self.limit - scores, max(FEW_MAPS, images * map_bytes // 2))
+        return max(0, min(images, room // map_bytes))
 
     def run(self, compute: Callable[[], Result]) -> Result:
-        """compute(), repeated with less memory whenever it runs out; `CollectorOutOfMemory` where nothing helps."""
+        """compute(), again with less memory each time that it runs out; `CollectorOutOfMemory` at the end."""
         while True:
             try:
                 return compute()
@@ -78,18 +95,29 @@ class MemoryBudget:
                 if not is_out_of_memory(error):
                     raise
                 if not self._shrink():
-                    raise CollectorOutOfMemory("S-CFG ran out of memory with every backend") from error
+                    raise CollectorOutOfMemory(
+                        "S-CFG ran out of memory in every way of computing its maps"
+                    ) from error
 
     def _shrink(self) -> bool:
-        """Smaller blocks, then matrix-free; False where nothing is left to try."""
+        """Smaller blocks, then no S; False where nothing is left to try."""
         with self._lock:
-            if self._largest_block_mib > SMALLEST_BLOCK_MIB:
-                self._largest_block_mib = SMALLEST_BLOCK_MIB
-            elif self.backend != "matrix_free":
-                self.backend = "matrix_free"
+            if self.block > SMALLEST_BLOCK:
+                self.block = SMALLEST_BLOCK
+            elif self.limit:
+                self.limit = 0
             else:
                 return False
             return True
+
+
+def total_memory(device: torch.device) -> int | None:
+    """Bytes of memory that a device has in all, free or not; None where it does not say."""
+    if device.type in ("cuda", "xpu"):
+        return getattr(torch, device.type).get_device_properties(device).total_memory
+    if device.type == "mps" and hasattr(torch.mps, "recommended_max_memory"):
+        return torch.mps.recommended_max_memory()
+    return None
 
 
 def is_out_of_memory(error: BaseException) -> bool:

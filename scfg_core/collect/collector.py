@@ -8,42 +8,61 @@ For every evaluation of the model
     collector.token_maps("positive")         # after the last layer
 
 A call says which rows of its batch belong to which prompt and image, so a batch that is joined, split or reversed
-gives the same maps. Nothing of size n² outlives its transformer block, and nothing of size layers × n² exists.
-Unconditional prompts need START against the rest only (Eq. 14), so only two columns are propagated there.
+gives the same maps. Unconditional prompts need START against the rest only (Eq. 14): two columns. Of a
+self-attention only q and k are kept, by reference, until the cross-attention of the block comes; S of few images at
+a time exists, while their columns are propagated. Nothing of ours computes the model's own output.
 """
 
 import threading
-from collections.abc import Hashable, Mapping
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from typing import TypeVar
 
 import torch
-from einops import reduce
+import torch.nn.functional as F
 from torch import Tensor
 
+from ..errors import SettingsError
 from ..grid import Grid
 from ..method.fusion import TokenMaps
-from ..method.propagation import needs_self_attention, propagate
+from ..method.propagation import needs_self_attention
 from ..method.settings import Settings
 from ..prompt import Prompt
-from .budget import DEFAULT_BUDGET_MIB, Backend, MemoryBudget
+from .backend import BACKENDS, Backend, BackendName, PyTorch, backend_for, distrust
+from .budget import MIB, MemoryBudget, is_out_of_memory
 from .calls import Key, LayerCall, Rows
-from .dead import drop_dead, restore_dead
-from .operators import Operators, cross_maps, joint_maps, self_operators
+from .columns import arrange, kept_keys, split, widths
+from .operators import SelfHeads
 from .sums import PromptSums
+
+Result = TypeVar("Result")
 
 
 class Collector:
     """Token maps of one evaluation at a time; may be fed from several threads at once.
 
     settings    power_weights, renormalise, smooth_maps and foreground_rule shape what is collected.
-    budget_mib  most that one layer may take beyond q, k, v and its output, MiB.
-    backend     "auto", or one backend forced (for tests and benchmarks).
+    budget_mib  most that the S of one layer may take, MiB; None = by the device, see `MemoryBudget`.
+    backend     one backend forced, for tests and benchmarks; None = Triton where it works, else PyTorch.
+    budget      the budget itself, for tests and benchmarks.
     """
 
     def __init__(
-        self, settings: Settings, budget_mib: float = DEFAULT_BUDGET_MIB, backend: Backend = "auto"
+        self,
+        settings: Settings,
+        budget_mib: float | None = None,
+        backend: BackendName | None = None,
+        budget: MemoryBudget | None = None,
     ) -> None:
         self.settings = settings
-        self.budget = MemoryBudget(budget_mib, backend)
+        self.backend: BackendName | None = backend
+        """Who computed the last layer; before the first, who was asked for."""
+        if backend is not None and backend not in BACKENDS:
+            raise SettingsError(f"expected a backend of {', '.join(BACKENDS)}, got {backend!r}: leave it out")
+        self._forced = None if backend is None else BACKENDS[backend]()
+        if budget_mib is not None and not budget_mib > 0:
+            raise SettingsError(f"expected a budget above 0 MiB, got {budget_mib}: None leaves it to the device")
+        self._limit = None if budget_mib is None else max(1, int(budget_mib * MIB))
+        self._budget = budget
         self._lock = threading.Lock()
         self.begin({})
 
@@ -51,33 +70,33 @@ class Collector:
         """Forget the last evaluation; the next rows belong to `prompts`."""
         with self._lock:
             self._sums = PromptSums(self.settings, prompts)
-            self._pending: dict[tuple[str, Hashable, int], Operators] = {}
-            self.skipped: set[str] = set()
-            """Layers of this evaluation whose calls did not fit: other nodes tile or merge their tokens."""
+            self._pending: dict[tuple[str, Hashable, int], tuple[LayerCall, slice]] = {}
+            self.skipped: set[tuple[str, Hashable]] = set()
+            """(layer, prompt) whose calls in this evaluation did not fit: another node tiles or merges tokens."""
 
     @torch.no_grad()
     def observe(self, call: LayerCall) -> None:
         """Take one call of an attention layer: self-attention, then the block's cross-attention, or both in one.
 
-        A call that does not have the rows, patches and keys that the host expects leaves its layer out of this
-        evaluation (`skipped`). Raises `ShapeError` for rows of an undeclared prompt, `CollectorOutOfMemory`.
+        A call that does not have the rows, patches and keys that the host expects leaves its layer, for its
+        prompts, out of this evaluation (`skipped`). Raises `ShapeError` for rows of an undeclared prompt, and
+        `CollectorOutOfMemory`.
         """
-        if call.layer in self.skipped:
+        if any((call.layer, part.prompt) in self.skipped for part in call.rows):
             return
         if not (call.fits() and self._takes(call)):
-            self.skip(call.layer)
-        elif call.layout.is_joint:
-            self._observe_joint(call)
+            self._skip(call)
         elif call.layout.text:
-            self._observe_cross(call)
-        else:
-            self._observe_self(call)
+            self._observe_text(call)
+        elif needs_self_attention(self.settings.power_weights):
+            with self._lock:
+                self._pending |= {self._key(call, part): (call, part.rows) for part in call.rows}
 
-    def skip(self, layer: str) -> None:
-        """Leave a layer out of this evaluation."""
+    def skip(self, layer: str, prompts: Iterable[Hashable]) -> None:
+        """Leave a layer of these prompts out of this evaluation."""
         with self._lock:
-            self.skipped.add(layer)
-            self._pending = {key: kept for key, kept in self._pending.items() if key[0] != layer}
+            self.skipped.update((layer, prompt) for prompt in prompts)
+            self._pending = {key: kept for key, kept in self._pending.items() if key[:2] not in self.skipped}
 
     def drop_pending(self) -> None:
         """Drop the S of all layers whose cross-attention did not come."""
@@ -106,62 +125,142 @@ class Collector:
         return self._sums.grids_seen()
 
     def _takes(self, call: LayerCall) -> bool:
-        """Whether the text keys are whole repeats of every prompt's tokens, and S of the block is there."""
-        if not call.layout.text:
-            return True
+        """Whether the text keys are whole repeats of every prompt's tokens."""
         prompts = [self._sums.prompt(part.prompt) for part in call.rows]
-        if any(len(call.layout.text) % prompt.num_tokens for prompt in prompts):
-            return False
-        if call.layout.is_joint or not needs_self_attention(self.settings.power_weights):
-            return True
-        return all(self._key(call, part) in self._pending for part in call.rows)
+        return not any(len(call.layout.text) % prompt.num_tokens for prompt in prompts)
 
-    def _observe_self(self, call: LayerCall) -> None:
-        if not needs_self_attention(self.settings.power_weights):
+    def _skip(self, call: LayerCall) -> None:
+        self.skip(call.layer, [part.prompt for part in call.rows])
+
+    def _observe_text(self, call: LayerCall) -> None:
+        """The last call of a block: all that its maps are made of is here."""
+        prompts = [self._sums.prompt(part.prompt) for part in call.rows]
+        rows = [part.rows for part in call.rows]
+        kept = kept_keys(prompts, rows, call)
+        if call.layout.is_joint:
+            for part, prompt in zip(call.rows, prompts, strict=True):
+                self._add(part, prompt, self._joint(call, part.rows, prompt, kept), call.grid)
             return
-        for part in call.rows:
-            q, k = call.q[part.rows], call.k[part.rows]
-            operators = self_operators(q, k, call.scale, len(call.q), self.budget)
-            with self._lock:
-                self._pending[self._key(call, part)] = operators
+        with self._lock:
+            waiting = [self._pending.pop(self._key(call, part), None) for part in call.rows]
+        self_calls = [found for found in waiting if found is not None]
+        if needs_self_attention(self.settings.power_weights) and len(self_calls) < len(waiting):
+            self._skip(call)
+            return
+        columns = self._cross(call, prompts, kept)
+        if self_calls:
+            heads = _heads(self_calls, rows)
+            propagated = self._compute(
+                call.q, lambda backend: self._propagated(backend, heads, columns, rows, prompts)
+            )
+        else:
+            propagated = [(slice(0, len(columns)), columns)]
+        for part, prompt in zip(call.rows, prompts, strict=True):
+            self._add(part, prompt, _gathered(propagated, part.rows), call.grid)
 
-    def _observe_cross(self, call: LayerCall) -> None:
-        for part in call.rows:
-            with self._lock:
-                operators = self._pending.pop(self._key(call, part), None)
-            k, _ = drop_dead(call.k[part.rows], call.layout, self._sums.prompt(part.prompt))
-            cross = cross_maps(call.q[part.rows], k, call.scale, self.budget)
-            self._add(part, cross, operators, call.grid)
+    def _cross(self, call: LayerCall, prompts: Sequence[Prompt], kept: Tensor | None) -> Tensor:
+        """C (b, n, w) with the columns that every prompt needs in front."""
+        keys, scale = call.layout.keys, _scale(call)
+        room = max(keys, *(self._width(prompt) for prompt in prompts))
+        columns = self._compute(
+            call.q,
+            lambda backend: backend.cross_maps(
+                call.q, call.k, scale, kept, backend.padded(room), self._budget_of(call.q)
+            ),
+        )
+        for part, prompt in zip(call.rows, prompts, strict=True):
+            arrange(columns[part.rows], keys, prompt, self.settings)
+        return columns
 
-    def _observe_joint(self, call: LayerCall) -> None:
-        """Rows of S sum to less than 1: `after_fusion` divides by their sums, `per_layer` (the authors) does
-        not."""
-        normalise = self.settings.renormalise != "per_layer"
-        for part in call.rows:
-            k, layout = drop_dead(call.k[part.rows], call.layout, self._sums.prompt(part.prompt))
-            q, text, image = call.q[part.rows], layout.text, layout.image
-            cross, operators = joint_maps(q, k, call.scale, self.budget, text, image, normalise)
-            self._add(part, cross, operators, call.grid)
+    def _propagated(
+        self, backend: Backend, heads: SelfHeads, columns: Tensor, rows: Sequence[slice], prompts: Sequence[Prompt]
+    ) -> list[tuple[slice, Tensor]]:
+        """Eq. 10, some images at a time."""
+        needed = [0] * len(columns)
+        for place, prompt in zip(rows, prompts, strict=True):
+            needed[place] = [self._width(prompt)] * (place.stop - place.start)
+        budget, weights = self._budget_of(heads.q), self.settings.power_weights
+        found = []
+        for images, width, operator in backend.operators(heads, needed, columns.shape[2], budget):
+            found.append((images, operator.propagate(columns[images, :, :width], weights)))
+            del operator  # its S, before the next one is made
+        return found
 
-    def _add(self, part: Rows, cross: Tensor, operators: Operators | None, grid: Grid) -> None:
-        """Propagate the columns that the prompt's branch needs, and add them to its sums."""
-        prompt = self._sums.prompt(part.prompt)
-        columns = self._sums.columns(part, fold_repeats(restore_dead(cross, prompt), prompt.num_tokens))
-        weights = self.settings.power_weights
-        attention = operators or [None] * len(cross)
+    def _joint(self, call: LayerCall, rows: slice, prompt: Prompt, kept: Tensor | None) -> Tensor:
+        """Rows of S sum to less than 1: `after_fusion` divides by the sums, `per_layer` (the authors) does not."""
+        text, image = call.layout.text, call.layout.image
+        normalise, weights = self.settings.renormalise != "per_layer", self.settings.power_weights
+        part = None if kept is None else kept[rows]
+        heads = SelfHeads(call.q[rows], call.k[rows], _scale(call), slice(image.start, image.stop), part, normalise)
+        room, budget = max(len(text), self._width(prompt)), self._budget_of(call.q)
 
-        def propagate_all() -> list[Tensor]:
-            joined = torch.cat(list(columns.values()), dim=-1)
-            images = [propagate(s, c, weights) for s, c in zip(attention, joined, strict=True)]
-            return list(torch.stack(images).split([kept.shape[-1] for kept in columns.values()], dim=-1))
+        def compute(backend: Backend) -> Tensor:
+            width, pieces = backend.padded(room), []
+            for _, _, operator in backend.operators(heads, [width] * len(heads.q), width, budget):
+                cross = operator.text_columns(slice(text.start, text.stop))
+                columns = F.pad(cross, (0, width - cross.shape[2]))
+                arrange(columns, len(text), prompt, self.settings, whole=False)
+                pieces.append(operator.propagate(columns, weights) if needs_self_attention(weights) else columns)
+                del operator  # its S, before the next one is made
+            return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
-        self._sums.add(part, dict(zip(columns, self.budget.run(propagate_all), strict=True)), grid)
+        return self._compute(call.q, compute)
+
+    def _compute(self, q: Tensor, compute: Callable[[Backend], Result]) -> Result:
+        """The result by the backend for q; by PyTorch where Triton fails; with less memory where it runs out."""
+        budget = self._budget_of(q)
+
+        def attempt() -> Result:
+            backend = self._forced or backend_for(q, budget)
+            self.backend = backend.name
+            try:
+                return compute(backend)
+            except Exception as error:
+                if backend is self._forced or backend.name == "pytorch" or is_out_of_memory(error):
+                    raise
+                distrust(error)
+                self.backend = "pytorch"
+                return compute(PyTorch())
+
+        return budget.run(attempt)
+
+    def _budget_of(self, q: Tensor) -> MemoryBudget:
+        if self._budget is None:
+            self._budget = MemoryBudget.of(q, self._limit)
+        return self._budget
+
+    def _width(self, prompt: Prompt) -> int:
+        return sum(widths(prompt, self.settings).values())
+
+    def _add(self, part: Rows, prompt: Prompt, columns: Tensor, grid: Grid) -> None:
+        self._sums.add(part, split(columns, prompt, self.settings), grid)
 
     @staticmethod
     def _key(call: LayerCall, part: Rows) -> tuple[str, Hashable, int]:
         return call.layer, part.prompt, part.first_image
 
 
-def fold_repeats(maps: Tensor, tokens: int) -> Tensor:
-    """(b, n, rep·L) → (b, n, L): a host may repeat the token axis; the copies' probabilities are summed."""
-    return reduce(maps, "b n (rep l) -> b n l", "sum", l=tokens)
+def _scale(call: LayerCall) -> float:
+    return call.q.shape[3] ** -0.5 if call.scale is None else call.scale
+
+
+def _heads(waiting: Sequence[tuple[LayerCall, slice]], rows: Sequence[slice]) -> SelfHeads:
+    """q and k of the self-attention, its rows in the order of the cross-attention's."""
+    call = waiting[0][0]
+    if all(own is call for own, _ in waiting) and [place for _, place in waiting] == list(rows):
+        return SelfHeads(call.q, call.k, _scale(call))
+    q, k = (
+        torch.cat([side[place] for side, place in sides])
+        for sides in ([(own.q, place) for own, place in waiting], [(own.k, place) for own, place in waiting])
+    )
+    return SelfHeads(q, k, _scale(call))
+
+
+def _gathered(pieces: Sequence[tuple[slice, Tensor]], rows: slice) -> Tensor:
+    """The rows of a call from the pieces in which they were computed."""
+    found = [
+        piece[max(rows.start, images.start) - images.start : rows.stop - images.start]
+        for images, piece in pieces
+        if images.start < rows.stop and rows.start < images.stop
+    ]
+    return found[0] if len(found) == 1 else torch.cat(found)

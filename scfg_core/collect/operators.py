@@ -1,147 +1,176 @@
-"""What acts as S of a layer, and its C, from q and k; every backend gives the same labels.
+"""Eq. 10 where q and k are at hand: what can act as S of some images, and the propagation of columns by it.
 
-stored       S in blocks of rows (`StoredAttention`): n² numbers per image, least arithmetic.
-matrix_free  no S at all (`MatrixFree`): where S does not fit the budget.
+    C̄ = Σ_r w_r Sʳ C    computed as    Y ← w_R C;  Y ← w_r C + S Y  for r = R − 1, …, 0
 
-Which of them is a matter of sizes and the budget (`MemoryBudget.stores`), never of free memory.
+`StoredMap`      S in memory, n² numbers an image: least arithmetic.
+`RowBlocks`      rows of S, block after block, none of which is kept: any device, any size.
+`FlashAttention` the device's own attention with value Y: S exists nowhere. On CUDA.
+
+`tiles` has two more, by Triton; all of them give the same labels. A joint layer's keys are text and image keys
+under one softmax: C is the text columns of the same map, and rows of S, which then sum to less than 1, may be
+divided by their sums.
 """
 
-from collections.abc import Sequence
-from dataclasses import dataclass
+from abc import ABC, abstractmethod
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from ..method.attention import CPU_BLOCK_MIB, attention_blocks, head_mean_attention
-from ..method.propagation import SelfAttention, StoredAttention
+from ..method.attention import head_mean_attention, row_blocks
 from ..precision import compute_dtype, full_precision
 from .budget import MemoryBudget
 
-Operators = Sequence[SelfAttention]
-"""What acts as S, one per image."""
-
-
-def self_operators(q: Tensor, k: Tensor, scale: float | None, count: int, budget: MemoryBudget) -> Operators:
-    """S of self-attention q, k (b, H, n, d), for some of the `count` images of a call."""
-
-    def compute() -> Operators:
-        if not budget.stores(q, count):
-            return _free(q, k, scale, budget, range(k.shape[2]))
-        return [
-            StoredAttention(maps) for maps in head_mean_attention(q, k, scale=scale, block_mib=budget.block_mib(q))
-        ]
-
-    return budget.run(compute)
-
-
-def cross_maps(q: Tensor, k: Tensor, scale: float | None, budget: MemoryBudget) -> Tensor:
-    """C (b, n, m) of q (b, H, n, d) and text keys k (b, H, m, d)."""
-    return budget.run(lambda: head_mean_attention(q, k, scale=scale, block_mib=budget.block_mib(q)))
-
-
-def joint_maps(
-    q: Tensor, k: Tensor, scale: float | None, budget: MemoryBudget, text: range, image: range, normalise: bool
-) -> tuple[Tensor, Operators]:
-    """C (b, n, L) and S of a layer whose keys (b, H, m, d) are text and image keys in one softmax.
-
-    normalise  divide the rows of S by their sums, which are below 1.
-    """
-
-    def compute() -> tuple[Tensor, Operators]:
-        split = _split_stored if budget.stores(q) else _split_free
-        cross, operators, sums = split(q, k, scale, budget, text, image)
-        if not normalise:
-            return cross, operators
-        return cross, [RowNormalised(s, row_sums) for s, row_sums in zip(operators, sums, strict=True)]
-
-    return budget.run(compute)
-
 
 @dataclass(frozen=True)
-class MatrixFree:
-    """q (H, n, d) and k (H, m, d) of one image: S X = mean over heads of softmax(q kᵀ·scale) X, without S.
+class SelfHeads:
+    """What S is made of: q (b, H, n, d) and k (b, H, m, d) of a self-attention or joint layer.
 
-    Memory is O(n·t) at any size, and each power costs an attention.
-
-    image      where the n image keys stand among the m; text keys get the value 0 (the joint form).
-    block_mib  MiB of one block of S on a CPU.
+    image      where the n image keys stand among the m; None = they are all.
+    kept       (b, m) bool: keys that take part; None = all.
+    normalise  divide the rows of S by their sums.
     """
 
     q: Tensor
     k: Tensor
-    scale: float | None
-    image: range
-    block_mib: float = CPU_BLOCK_MIB
+    scale: float
+    image: slice | None = None
+    kept: Tensor | None = None
+    normalise: bool = False
 
-    def apply(self, columns: Tensor) -> Tensor:
-        return self.attend(columns, self.image)
+    def __getitem__(self, images: slice) -> "SelfHeads":
+        kept = None if self.kept is None else self.kept[images]
+        return replace(self, q=self.q[images], k=self.k[images], kept=kept)
+
+    @property
+    def joint(self) -> bool:
+        """Whether there are other keys than the image's."""
+        return self.k.shape[2] != self.q.shape[2]
+
+
+class Operator(ABC):
+    """S of some images."""
+
+    @abstractmethod
+    def propagate(self, columns: Tensor, power_weights: Sequence[float]) -> Tensor:
+        """Σ_r w_r Sʳ X (Eq. 10) for X (b, n, t), which stays as it is; some weight beyond w_0 is above 0."""
+
+    def text_columns(self, text: slice) -> Tensor:
+        """C (b, n, L) of a joint layer: the columns of its text keys."""
+        raise NotImplementedError(f"{type(self).__name__} does not serve joint layers")
+
+
+class Product(Operator):
+    """An operator that multiplies columns by S: Eq. 10 by Horner's rule."""
+
+    @abstractmethod
+    def apply(self, values: Tensor, base: Tensor, alpha: float, beta: float) -> Tensor:
+        """α S Y + β X for Y and X (b, n, t), which stay as they are."""
+
+    def propagate(self, columns: Tensor, power_weights: Sequence[float]) -> Tensor:
+        highest = max(power for power, weight in enumerate(power_weights) if weight > 0)
+        result, alpha = columns, power_weights[highest]
+        for weight in reversed(power_weights[:highest]):
+            result, alpha = self.apply(result, columns, alpha, weight), 1.0
+        return result
+
+
+# ---- PyTorch -----------------------------------------------------------------------------------------------
+
+
+class StoredMap(Product):
+    """S (b, n, n), stored; its rows sum to 1, or to less in a joint layer."""
+
+    def __init__(self, heads: SelfHeads, budget: MemoryBudget) -> None:
+        self._all = head_mean_attention(heads.q, heads.k, scale=heads.scale, block=budget.block, kept=heads.kept)
+        self._maps = self._all[..., heads.image or slice(None)]
+        if heads.normalise:
+            self._maps = self._maps / self._maps.sum(dim=-1, keepdim=True)
 
     @full_precision
-    def attend(self, columns: Tensor, keys: range) -> Tensor:
-        """Head-averaged attention (n, t) whose value is X (len(keys), t) at `keys` and 0 elsewhere, in X's
-        dtype."""
-        dtype = compute_dtype(self.q)
-        result = columns.new_zeros((self.q.shape[1], columns.shape[1]), dtype=dtype)
-        add = self._add_blocks if self.q.device.type == "cpu" else self._add_attention
-        add(result, columns.to(dtype), slice(keys.start, keys.stop))
-        return (result / len(self.q)).to(columns.dtype)
+    def apply(self, values: Tensor, base: Tensor, alpha: float, beta: float) -> Tensor:
+        return torch.baddbmm(base, self._maps, values, alpha=alpha, beta=beta)
 
-    def _add_blocks(self, result: Tensor, columns: Tensor, keys: slice) -> None:
-        """A CPU multiplies every block of rows of S as soon as it is there, which is cheaper than an attention."""
-        total: Tensor | None = None
-        for rows, head, probabilities in attention_blocks(self.q, self.k, self.scale, self.block_mib):
-            total = probabilities.clone() if total is None else total.add_(probabilities)
-            if head == len(self.q) - 1:
-                torch.mm(total[:, keys], columns, out=result[rows])
-                total = None  # before the next one is made
-
-    def _add_attention(self, result: Tensor, columns: Tensor, keys: slice) -> None:
-        """A value wider than d falls off the fast attention kernels, so X goes in d columns at a time."""
-        width = self.q.shape[2]
-        for first in range(0, columns.shape[1], width):
-            part = columns[:, first : first + width]
-            value = columns.new_zeros((1, 1, self.k.shape[1], width))
-            value[0, 0, keys, : part.shape[1]] = part
-            for head in range(len(self.q)):
-                query, key = (side[head].to(columns.dtype)[None, None] for side in (self.q, self.k))
-                answer = F.scaled_dot_product_attention(query, key, value, scale=self.scale)
-                result[:, first : first + width] += answer[0, 0, :, : part.shape[1]]
+    def text_columns(self, text: slice) -> Tensor:
+        return self._all[..., text]
 
 
-@dataclass(frozen=True)
-class RowNormalised:
-    """S with its rows divided by their sums (n, 1): for the joint form, where text keys take a share."""
+class RowBlocks(Product):
+    """Rows of S are computed again for every product, and multiplied as soon as they are there."""
 
-    attention: SelfAttention
-    row_sums: Tensor
+    def __init__(self, heads: SelfHeads, budget: MemoryBudget) -> None:
+        self._heads, self._budget = heads, budget
 
-    def apply(self, columns: Tensor) -> Tensor:
-        return self.attention.apply(columns) / self.row_sums.to(columns.dtype)
+    @full_precision
+    def apply(self, values: Tensor, base: Tensor, alpha: float, beta: float) -> Tensor:
+        result = torch.empty_like(base)
+        for images, rows, maps in self._blocks():
+            own = maps[..., self._heads.image or slice(None)]
+            if self._heads.normalise:
+                own = own / own.sum(dim=-1, keepdim=True)
+            result[images, rows] = torch.baddbmm(base[images, rows], own, values[images], alpha=alpha, beta=beta)
+        return result
 
+    def text_columns(self, text: slice) -> Tensor:
+        q = self._heads.q
+        length = len(range(*text.indices(self._heads.k.shape[2])))
+        columns = q.new_empty((len(q), q.shape[2], length), dtype=compute_dtype(q))
+        for images, rows, maps in self._blocks():
+            columns[images, rows] = maps[..., text]
+        return columns
 
-Split = tuple[Tensor, Operators, Tensor]
-"""C (b, n, L), S, and the sums (b, n, 1) of the rows of S."""
-
-
-def _split_stored(
-    q: Tensor, k: Tensor, scale: float | None, budget: MemoryBudget, text: range, image: range
-) -> Split:
-    maps = head_mean_attention(q, k, scale=scale, block_mib=budget.block_mib(q))
-    own = maps[:, :, image.start : image.stop]
-    return maps[:, :, text.start : text.stop], [StoredAttention(s) for s in own], own.sum(dim=-1, keepdim=True)
-
-
-def _split_free(
-    q: Tensor, k: Tensor, scale: float | None, budget: MemoryBudget, text: range, image: range
-) -> Split:
-    free = _free(q, k, scale, budget, image)
-    identity = torch.eye(len(text), device=q.device, dtype=compute_dtype(q))
-    cross = torch.stack([attention.attend(identity, text) for attention in free])
-    ones = cross.new_ones((q.shape[2], 1))
-    return cross, free, torch.stack([attention.apply(ones) for attention in free])
+    def _blocks(self) -> Iterator[tuple[slice, slice, Tensor]]:
+        heads = self._heads
+        return row_blocks(heads.q, heads.k, scale=heads.scale, block=self._budget.block, kept=heads.kept)
 
 
-def _free(q: Tensor, k: Tensor, scale: float | None, budget: MemoryBudget, image: range) -> list[MatrixFree]:
-    block_mib = budget.block_mib(q)
-    return [MatrixFree(queries, keys, scale, image, block_mib) for queries, keys in zip(q, k, strict=True)]
+class FlashAttention(Operator):
+    """S·Y is attention with value Y, all heads at once, in fp16 where the model is in half precision.
+
+    Y goes in as its deviation δ from each column's mean, Y = μ(1 + δ), in which fp16 resolves what labels depend
+    on; rows of S sum to 1, so that Σ_r w_r Sʳ Y = μ(1 + Σ_r w_r Sʳ δ). Not for joint layers, nor where keys are
+    left out.
+    """
+
+    def __init__(self, heads: SelfHeads, width: int) -> None:
+        assert not heads.joint and heads.kept is None
+        dtype = heads.q.dtype if heads.q.dtype != torch.bfloat16 else torch.float16
+        self._room = max(heads.q.shape[3], width)
+        self._q, self._k = (_widened(side, self._room, dtype) for side in (heads.q, heads.k))
+        self._scale = heads.scale
+
+    @full_precision
+    def propagate(self, columns: Tensor, power_weights: Sequence[float]) -> Tensor:
+        batch, n, width = columns.shape
+        mean = columns.mean(dim=1, keepdim=True)
+        deviation = columns.new_zeros((batch, n, self._room))
+        torch.div(columns, mean.clamp(min=TINY), out=deviation[..., :width]).sub_(1)
+        highest = max(power for power, weight in enumerate(power_weights) if weight > 0)
+        values = torch.mul(deviation, power_weights[highest], out=self._halves(deviation))
+        for weight in reversed(power_weights[1:highest]):
+            values = torch.add(self._attend(values), deviation, alpha=weight, out=self._halves(deviation))
+        result = self._attend(values)
+        if power_weights[0]:
+            result = torch.add(result, deviation, alpha=power_weights[0])
+        return torch.addcmul(mean, mean, result[..., :width])
+
+    def _attend(self, values: Tensor) -> Tensor:
+        """Head mean (b, n, room) in fp32 of the attention with values (b, n, room)."""
+        shared = values[:, None].expand(-1, self._q.shape[1], -1, -1)
+        answer = F.scaled_dot_product_attention(self._q, self._k, shared, scale=self._scale)
+        return answer.mean(dim=1, dtype=torch.float32)
+
+    def _halves(self, like: Tensor) -> Tensor:
+        return torch.empty_like(like, dtype=self._q.dtype)
+
+
+TINY = 1e-30
+"""Least mean of a column by which it is divided: a column of zeros stays one."""
+
+
+def _widened(side: Tensor, width: int, dtype: torch.dtype) -> Tensor:
+    """q or k with zeros beyond their own d channels, up to `width`: scores stay the same."""
+    missing = width - side.shape[3]
+    return F.pad(side, (0, missing)).to(dtype) if missing else side.to(dtype)

@@ -8,7 +8,7 @@ from torch import Tensor
 
 from ..errors import ShapeError
 from ..grid import Grid
-from ..method.fusion import Columns, LayerFusion, TokenMaps, columns_of_branch, select_columns
+from ..method.fusion import Columns, LayerFusion, TokenMaps, columns_of_branch
 from ..method.settings import Settings
 from ..prompt import Prompt
 from .calls import Key, Rows
@@ -28,11 +28,6 @@ class PromptSums:
         if key not in self._prompts:
             raise ShapeError(f"expected rows of {list(self._prompts)}, got {key!r}: declare the prompt in begin()")
         return self._prompts[key]
-
-    def columns(self, part: Rows, cross: Tensor) -> dict[Columns, Tensor]:
-        """The columns (b, n, …) of C (b, n, L) that the prompt's branch needs, in its order."""
-        prompt = self.prompt(part.prompt)
-        return {kind: select_columns(cross, kind, prompt) for kind in self._kinds(prompt)}
 
     def add(self, part: Rows, propagated: Mapping[Columns, Tensor], grid: Grid) -> None:
         """Add one layer's propagated columns; the tensors are kept."""
@@ -68,5 +63,7 @@ class PromptSums:
         if not parts:
             raise ShapeError(f"expected maps of prompt {key!r}, got none: observe its rows first")
         maps = [fusion.result() for _, fusion in sorted(parts, key=lambda pair: pair[0])]
+        if len(maps) == 1:
+            return maps[0]
         values = torch.cat([part.values.to(maps[0].values.device) for part in maps])
         return TokenMaps(values, maps[0].grid, maps[0].renormalised)

@@ -23,10 +23,10 @@ def renormalise(maps: Tensor, weight: Tensor | None = None) -> Tensor:
         mean = maps.mean(dim=1, keepdim=True)
     else:
         mean = (maps * weight).sum(dim=1, keepdim=True) / weight.sum(dim=1, keepdim=True)
-    return torch.where(mean > 0, maps / mean, torch.zeros_like(maps))
+    return (maps / mean).nan_to_num_(0.0, 0.0, 0.0)  # 0/0, and what is not finite
 
 
 def assign(scores: Tensor) -> Tensor:
     """Index (…,) int64 of the highest of scores Ĉ (…, L) ≥ 0; the lowest index of those that are tied."""
     tied = scores >= scores.amax(dim=-1, keepdim=True) * (1 - TIE)
-    return tied.to(torch.uint8).argmax(dim=-1)
+    return tied.view(torch.uint8).argmax(dim=-1)

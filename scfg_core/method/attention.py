@@ -1,13 +1,11 @@
-"""Eq. 8: head-averaged attention probabilities from the q and k of a layer, in blocks.
+"""Eq. 8: head-averaged attention probabilities of a layer, from q and k: all heads at once, as far as a block goes.
 
-    A = mean over heads of softmax(q kᵀ · scale)
+    A = (1/H) Σ_h softmax(q_h kᵀ_h · scale)
 
 where q (b, H, n, d) and k (b, H, m, d), and A is (b, n, m) with rows that sum to 1. With image keys A is the
-self-attention map S (m = n), with text keys the cross-attention map C (m = L). A layer that attends jointly
-over [text; image] keys gives both as column blocks of one A.
-
-No more than one block of rows of every head's scores exists at a time. The softmax is taken in fp32 (fp64 for
-fp64 input): S in bf16 changes up to 16 % of the labels.
+self-attention map S (m = n), with text keys the cross-attention map C (m = L). A layer that attends jointly over
+[text; image] keys gives both as column blocks of one A. The scores and the softmax are fp32 (fp64 for fp64 input):
+S in bf16 changes up to 16 % of the labels.
 """
 
 from collections.abc import Iterator
@@ -18,65 +16,103 @@ from torch import Tensor
 from ..errors import ShapeError
 from ..precision import compute_dtype, full_precision
 
-CPU_BLOCK_MIB = 2.0
-"""One block of scores on a CPU: small enough to stay in the cache of one core."""
+BLOCK = 2 * 1024 * 1024
+"""Bytes of scores that exist at a time: they stay in the cache of a core of a CPU."""
 
-BLOCK_MIB = 64.0
-"""One block of scores on other devices: large enough to fill them."""
-
-MIB = 1024 * 1024
+FEW_ROWS = 128
+"""Fewer rows of scores than this are slow to multiply: then some heads at a time rather than all."""
 
 
-def check_heads(q: Tensor, k: Tensor) -> None:
-    """Raise `ShapeError` unless q (b, H, n, d) and k (b, H, m, d) fit together."""
+@full_precision
+def head_mean_attention(
+    q: Tensor,
+    k: Tensor,
+    *,
+    scale: float | None = None,
+    block: int = BLOCK,
+    kept: Tensor | None = None,
+    width: int | None = None,
+) -> Tensor:
+    """A (b, n, width) of Eq. 8, 0 beyond the m keys, in fp32 (fp64 for fp64 input).
+
+    scale  of q kᵀ; None = d^−½.
+    block  bytes of scores that may exist at a time.
+    kept   (b, m) bool: keys that take part; None = all.
+    width  None = m.
+
+    Raises `ShapeError` where q, k do not fit together.
+    """
     if not (q.ndim == k.ndim == 4 and q.shape[:2] == k.shape[:2] and q.shape[3] == k.shape[3]):
         raise ShapeError(
             f"expected q (b, heads, n, d) and k (b, heads, m, d), got q {tuple(q.shape)} and k {tuple(k.shape)}: "
             "split the heads before observing, and pass q and k of the same call"
         )
+    m = k.shape[2]
+    maps = q.new_zeros((q.shape[0], q.shape[2], width or m), dtype=compute_dtype(q))
+    for _ in row_blocks(q, k, scale=scale, block=block, kept=kept, out=maps[..., :m]):
+        pass
+    return maps
 
 
-def block_mib_of(device: torch.device, budget_mib: float) -> float:
-    """MiB of scores that may exist at a time on a device, at most an eighth of the budget."""
-    return min(CPU_BLOCK_MIB if device.type == "cpu" else BLOCK_MIB, budget_mib / 8)
+def row_blocks(
+    q: Tensor,
+    k: Tensor,
+    *,
+    scale: float | None = None,
+    block: int = BLOCK,
+    kept: Tensor | None = None,
+    out: Tensor | None = None,
+) -> Iterator[tuple[slice, slice, Tensor]]:
+    """A in blocks: (images, rows, A of them (…, …, m)), written into zeros `out` (b, n, m) where it is given.
 
-
-@full_precision
-def head_mean_attention(
-    q: Tensor, k: Tensor, *, scale: float | None = None, block_mib: float = CPU_BLOCK_MIB
-) -> Tensor:
-    """A (b, n, m) of Eq. 8 in fp32 (fp64 for fp64 input). `scale` defaults to d^−½.
-
-    One head of one block of rows is computed at a time. Raises `ShapeError` where q, k do not fit together.
+    Several images at a time, or rows of one; some heads at a time rather than fewer than `FEW_ROWS` rows.
     """
-    check_heads(q, k)
-    maps = q.new_zeros((q.shape[0], q.shape[2], k.shape[2]), dtype=compute_dtype(q))
-    for image in range(len(q)):
-        for rows, _, probabilities in attention_blocks(q[image], k[image], scale, block_mib):
-            maps[image, rows] += probabilities
-    return maps.div_(q.shape[1])
+    batch, heads, n, width = q.shape
+    m, factor = k.shape[2], width**-0.5 if scale is None else scale
+    score = compute_dtype(q).itemsize * (1 if q.device.type == "cpu" else 2)  # a CPU's softmax works in place
+    together = 1 if q.device.type == "cpu" else max(1, block // (n * heads * m * score))
+    height = min(n, max(block // (heads * m * score), FEW_ROWS))
+    together = min(together, batch)
+    step = min(heads, max(1, block // (together * height * m * score)))
+    scores = q.new_empty(together * step * height * m, dtype=compute_dtype(q))
+    for first in range(0, batch, together):
+        images = slice(first, min(first + together, batch))
+        keys = _stacked(k[images], compute_dtype(k)) * factor
+        mask = None if kept is None else ~kept[images, None, None]
+        for top in range(0, n, height):
+            rows = slice(top, min(top + height, n))
+            size = (images.stop - first, rows.stop - top, m)
+            maps = out[images, rows] if out is not None else keys.new_zeros(size)
+            _add_mean(maps, q[images, :, rows], keys, scores, mask)
+            yield images, rows, maps
 
 
-def attention_blocks(
-    q: Tensor, k: Tensor, scale: float | None, block_mib: float
-) -> Iterator[tuple[slice, int, Tensor]]:
-    """Blocks of softmax(q kᵀ · scale) of one image: (rows, head, probabilities (rows, m)), all heads of some rows
-    in turn.
+def _add_mean(out: Tensor, q: Tensor, keys: Tensor, memory: Tensor, mask: Tensor | None) -> None:
+    """Write the head mean of some rows into zeros (b, r, m), so many heads at a time as fit `memory`.
 
-    q (H, n, d), k (H, m, d). The next block is computed in the same memory.
+    keys (b·H, m, d), times the scale
     """
-    dtype = compute_dtype(q)
-    heads, n, width = q.shape
-    factor = width**-0.5 if scale is None else scale
-    keys = k.to(dtype).transpose(1, 2)
-    step = max(1, min(n, int(block_mib * MIB) // (k.shape[1] * dtype.itemsize)))
-    scores = q.new_empty((step, k.shape[1]), dtype=dtype)
-    probabilities = scores if q.device.type == "cpu" else torch.empty_like(scores)  # a CPU's softmax works in place
-    for first in range(0, n, step):
-        rows = slice(first, min(first + step, n))
-        count = rows.stop - first
-        queries = q[:, rows].to(dtype) * factor
-        for head in range(heads):
-            torch.mm(queries[head], keys[head], out=scores[:count])
-            torch.softmax(scores[:count], dim=-1, out=probabilities[:count])
-            yield rows, head, probabilities[:count]
+    batch, heads, rows, _ = q.shape
+    m = keys.shape[1]
+    step = min(heads, memory.numel() // (batch * rows * m))
+    for first in range(0, heads, step):
+        part = q[:, first : first + step]
+        some = keys if step == heads else keys.unflatten(0, (batch, heads))[:, first : first + step].flatten(0, 1)
+        scores = memory[: len(some) * rows * m].view(len(some), rows, m)
+        torch.bmm(_stacked(part, keys.dtype), some.transpose(1, 2), out=scores)
+        scores = scores.unflatten(0, part.shape[:2])
+        if mask is not None:
+            scores.masked_fill_(mask, -torch.inf)
+        shares = torch.softmax(scores, dim=-1, out=scores if scores.device.type == "cpu" else None)
+        if step == heads:
+            torch.mean(shares, dim=1, out=out)
+        else:
+            out.add_(shares[:, 0] if step == 1 else shares.sum(dim=1), alpha=1 / heads)
+
+
+def _stacked(side: Tensor, dtype: torch.dtype) -> Tensor:
+    """(b, H, n, d) → (b·H, n, d) in a dtype: the host's own memory where one image's already has it."""
+    if len(side) == 1:
+        return side[0].to(dtype)
+    copy = torch.empty_like(side, dtype=dtype, memory_format=torch.contiguous_format).copy_(side)
+    return copy.flatten(0, 1)

@@ -71,9 +71,9 @@ class PlacedEntry:
             return torch.ones((1, 1), dtype=torch.bool, device=self.tokens.values.device)
         return self.share[..., 0] > 0
 
-    def finite(self) -> Tensor:
-        """(B,) bool: images whose maps are finite."""
-        return reduce(torch.isfinite(self.tokens.values), "b n k -> b", torch.all)
+    def total(self) -> Tensor:
+        """(B,) sum of an image's maps: finite where all of them are."""
+        return reduce(self.tokens.values, "b n k -> b", "sum")
 
 
 def place_entries(entries: Sequence[EntryMaps], latent: Grid, grid: Grid) -> list[PlacedEntry]:

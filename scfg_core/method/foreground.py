@@ -20,8 +20,11 @@ def foreground(start: Tensor, rest: Tensor) -> Tensor:
     return start < rest
 
 
-def is_flat(start: Tensor, support: Tensor) -> Tensor:
-    """(B, 1) bool: START's map (B, n) hardly varies over its support (b, n) bool, so it says nothing."""
+def is_flat(start: Tensor, support: Tensor | None = None) -> Tensor:
+    """(B, 1) bool: START's map (B, n) hardly varies over its support (b, n) bool, None = all: it says nothing."""
+    if support is None:
+        lowest, highest = start.aminmax(dim=1, keepdim=True)
+        return torch.sub(highest - lowest, start.mean(dim=1, keepdim=True), alpha=FLAT_START_SPREAD) < 0
     support = support.expand_as(start)
     highest = torch.where(support, start, -torch.inf).amax(dim=1)
     lowest = torch.where(support, start, torch.inf).amin(dim=1)

@@ -135,5 +135,8 @@ def merge_starts(maps: Tensor, start_tokens: Sequence[int]) -> Tensor:
 
 def start_and_rest(maps: Tensor, start_tokens: Sequence[int]) -> Tensor:
     """Columns [START, sum of all others] (B, n, 2) of token maps (B, n, L)."""
-    start = sum((maps[..., place] for place in start_tokens), torch.zeros_like(maps[..., 0]))
+    if not start_tokens:
+        start = torch.zeros_like(maps[..., 0])
+    else:
+        start = sum((maps[..., place] for place in start_tokens[1:]), maps[..., start_tokens[0]])
     return torch.stack((start, maps.sum(dim=-1) - start), dim=-1)

@@ -1,7 +1,7 @@
 """Eq. 13 and Eq. 12: every region guided as strongly as the benchmark.
 
     η = ‖ε(x, c) − ε(x, ∅)‖₂ over channels                                         `guidance_norm`
-    r_i = γ_i / γ = mean_{m_b}(η) / mean_{m_i}(η)                                  `ratio`       (Eq. 13)
+    r_i = γ_i / γ = mean_{m_b}(η) / mean_{m_i}(η)                                  `region_ratios` (Eq. 13)
     ε̂ = ε(x, ∅) + γ · r ⊙ (ε(x, c) − ε(x, ∅))                                     `combine`     (Eq. 12)
 
 The ratio map r (B, 1, H, W) is all that a host needs: ε' = ε(x, ∅) + r ⊙ (ε(x, c) − ε(x, ∅)) replaces ε(x, c)
@@ -14,48 +14,41 @@ import math
 from collections.abc import Mapping
 
 import torch
+import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor
 
 from ..errors import ShapeError
 from ..grid import Grid, nearest, smooth_3x3
-from ..precision import compute_dtype
+from ..precision import compute_dtype, constant
 from .segment import UNOWNED, Segmentation
 from .settings import GUIDANCE_CEILING, Settings
 
 
 def guidance_norm(delta: Tensor) -> Tensor:
     """η (B, H, W) ≥ 0: norm over channels of delta (B, C, H, W), in fp32 (fp64 for fp64 input)."""
-    return torch.linalg.vector_norm(delta.to(compute_dtype(delta)), dim=1)
+    return torch.linalg.vector_norm(delta, dim=1, dtype=compute_dtype(delta))
 
 
-def ratio(norm: Tensor, regions: Tensor, count: int, benchmark: Tensor, valid: Tensor) -> Tensor:
-    """mean_{m_b}(η) / mean_{m_i}(η) at every cell, i the cell's region (Eq. 13); 1 where a region's mean is 0.
+def region_ratios(norm: Tensor, bins: Tensor, count: int, valid: Tensor) -> Tensor:
+    """mean_{m_b}(η) / mean_{m_i}(η) of every region i (Eq. 13), (B, count) in fp64; 1 where a region's mean is 0.
 
-    norm       η (B, H, W).
-    regions    region of every cell, (B, H, W) int64, 0 … count − 1.
-    benchmark  m_b (B, H, W) bool.
-    valid      (B, H, W) bool: cells that take part in the means.
+    norm  η (B, H, W).
+    bins  2·i + m_b of every cell, (B, H, W) int64; 2·count where the cell is not valid.
+    valid (B, H, W) bool: cells that take part in the means.
+
+    The benchmark is m_b, or all cells where it is empty. O(cells): one `scatter_add_` of η and of the cells.
     """
-    means = region_means(norm, regions, count, valid)
-    return torch.where(means > 0, masked_mean(norm, benchmark & valid) / means, 1.0)
-
-
-def region_means(values: Tensor, regions: Tensor, count: int, valid: Tensor) -> Tensor:
-    """Mean of values (B, H, W) over each cell's region, at every cell; 0 where nothing is valid. O(cells)."""
-    bins = torch.where(valid, regions, count).flatten(1)
-    flat = torch.where(valid, values, 0.0).flatten(1).to(_sum_dtype(values))
-    sums = flat.new_zeros((values.shape[0], count + 1)).scatter_add_(1, bins, flat)
-    sizes = torch.zeros_like(sums).scatter_add_(1, bins, torch.ones_like(flat))
-    means = (sums / sizes.clamp(min=1)).gather(1, bins)
-    return means.view_as(values).to(values.dtype)
-
-
-def masked_mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean (B, 1, 1) of values (B, H, W) over mask; 0 where it is empty."""
-    kept = torch.where(mask, values, 0.0).to(_sum_dtype(values))
-    mean = kept.sum(dim=(1, 2), keepdim=True) / mask.sum(dim=(1, 2), keepdim=True).clamp(min=1)
-    return mean.to(values.dtype)
+    values = norm.new_empty((2, *norm.shape), dtype=_sum_dtype(norm))
+    torch.stack((norm, valid), out=values)
+    sums = values.new_zeros((2, len(norm), 2 * (count + 1)))
+    sums.scatter_add_(2, bins.flatten(1).expand(2, -1, -1), values.flatten(2))
+    parts = rearrange(sums, "what b (i m) -> what b i m", m=2)[:, :, :count]
+    regions, benchmark = parts.sum(dim=-1), parts[..., 1].sum(dim=-1)
+    benchmark = torch.where(benchmark[1] > 0, benchmark, regions.sum(dim=-1))
+    means = regions[0] / regions[1]
+    one = constant(1.0, means.dtype, means.device)
+    return torch.where(means > 0, (benchmark[0] / benchmark[1])[:, None] / means, one)
 
 
 def ratio_map(
@@ -84,25 +77,35 @@ def ratio_map(
             f"expected delta ({images}, C, H, W), got {tuple(delta.shape)}: "
             "pass the difference of the two predictions of the images that were segmented"
         )
-    norm = guidance_norm(delta)
+    return ratio_of_norm(guidance_norm(delta), segmentation, settings, guidance_scale, word_weights, frames)
+
+
+def ratio_of_norm(
+    norm: Tensor,
+    segmentation: Segmentation,
+    settings: Settings,
+    guidance_scale: float,
+    word_weights: Mapping[int, float] | None = None,
+    frames: int = 1,
+) -> Tensor:
+    """As `ratio_map`, from η (B, H, W)."""
     if settings.strength == 0 or guidance_scale <= 0:
         return torch.ones_like(norm[:, None])
-    labels = nearest(segmentation.labels, Grid(delta.shape[2], delta.shape[3]))
-    valid = (labels != UNOWNED) & torch.isfinite(norm)
-    regions, count = _regions(labels, segmentation, settings)
-    r = ratio(norm, regions, count, _benchmark(valid, segmentation, settings), valid)
-    r = r.clamp(settings.ratio_min, settings.ratio_max)
-    for label, weight in (word_weights or {}).items():
-        r = torch.where(labels == label, r * weight, r)
-    r = r.clamp(max=_ceiling(settings, guidance_scale))
-    r = torch.where(valid, r, 1.0)
+    codes, count = _codes(segmentation, settings)
+    bins = nearest(codes, Grid(norm.shape[1], norm.shape[2]))
+    valid = (bins >= 0) & (norm - norm == 0)
+    bins = torch.where(valid, bins, constant(2 * count, bins.dtype, bins.device))
+    table = _limited(region_ratios(norm, bins, count, valid), segmentation, settings, guidance_scale, word_weights)
+    table = F.pad(table.to(norm.dtype), (0, 1), value=1.0)
+    r = table.gather(1, (bins >> 1).flatten(1)).view_as(norm)
     if settings.smooth_ratio:
-        r = smooth_3x3(r[:, None], frames)[:, 0]
+        r = torch.where(valid, smooth_3x3(r[:, None], frames)[:, 0], constant(1.0, r.dtype, r.device))
     if settings.mean_preserving:
-        mean = masked_mean(r, valid)
-        r = torch.where(mean > 0, r / mean, r)
-    r = torch.where(valid, r, 1.0)
-    return torch.lerp(torch.ones_like(r), r, settings.strength)[:, None]
+        mean = _mean(r, valid)
+        r = torch.where(valid & (mean > 0), r / mean, r)
+    if settings.strength < 1:
+        r = torch.lerp(torch.ones_like(r), r, settings.strength)
+    return r[:, None]
 
 
 def rescale(eps_cond: Tensor, eps_uncond: Tensor, ratio: Tensor) -> Tensor:
@@ -117,22 +120,45 @@ def combine(eps_cond: Tensor, eps_uncond: Tensor, ratio: Tensor, guidance_scale:
     return eps_uncond + guidance_scale * _scaled(eps_cond - eps_uncond, ratio)
 
 
-def _regions(labels: Tensor, segmentation: Segmentation, settings: Settings) -> tuple[Tensor, int]:
-    """Region of every latent cell (B, H, W), and how many there are: one per token, or one per patch."""
-    if settings.regions == "semantic":
-        return labels, segmentation.count_labels()
-    patches = torch.arange(segmentation.grid.area, device=labels.device)
-    patches = rearrange(patches, "(h w) -> 1 h w", h=segmentation.grid.h)
-    return nearest(patches, Grid(labels.shape[1], labels.shape[2])).expand_as(labels), segmentation.grid.area
-
-
-def _benchmark(valid: Tensor, segmentation: Segmentation, settings: Settings) -> Tensor:
-    """m_b (B, H, W): the foreground; the whole image where that is asked for, or where there is no foreground."""
+def _codes(segmentation: Segmentation, settings: Settings) -> tuple[Tensor, int]:
+    """2·region + m_b of every patch, (B, h, w) int64, below 0 where it belongs to no prompt; and how many regions
+    there are: one per token, or one per patch.
+    """
+    labels, benchmark = segmentation.labels, segmentation.foreground
     if settings.benchmark == "all":
-        return valid
-    foreground = valid & nearest(segmentation.foreground, Grid(valid.shape[1], valid.shape[2]))
-    empty = ~foreground.flatten(1).any(dim=1)
-    return torch.where(empty[:, None, None], valid, foreground)
+        benchmark = torch.ones_like(benchmark)
+    if settings.regions == "semantic":
+        return torch.add(benchmark, labels, alpha=2), segmentation.count_labels()
+    grid = segmentation.grid
+    patches = rearrange(torch.arange(grid.area, device=labels.device), "(h w) -> h w", h=grid.h)
+    return torch.add(benchmark, torch.where(labels == UNOWNED, labels, patches), alpha=2), grid.area
+
+
+def _limited(
+    ratios: Tensor,
+    segmentation: Segmentation,
+    settings: Settings,
+    guidance_scale: float,
+    word_weights: Mapping[int, float] | None,
+) -> Tensor:
+    """The regions' ratios (B, count): clamp → word weights → cap."""
+    ceiling = _ceiling(settings, guidance_scale)
+    if not word_weights:
+        return ratios.clamp(min(settings.ratio_min, ceiling), min(settings.ratio_max, ceiling))
+    ratios = ratios.clamp(settings.ratio_min, settings.ratio_max)
+    for label, weight in word_weights.items():
+        if settings.regions == "patch":
+            ratios = torch.where(segmentation.labels.flatten(1) == label, ratios * weight, ratios)
+        elif label < ratios.shape[1]:
+            ratios[:, label] *= weight
+    return ratios.clamp_(max=ceiling)
+
+
+def _mean(values: Tensor, mask: Tensor) -> Tensor:
+    """Mean (B, 1, 1) of values (B, H, W) over mask; 0 where it is empty."""
+    kept = torch.where(mask, values, 0.0).to(_sum_dtype(values))
+    mean = kept.sum(dim=(1, 2), keepdim=True) / mask.sum(dim=(1, 2), keepdim=True).clamp(min=1)
+    return mean.to(values.dtype)
 
 
 def _ceiling(settings: Settings, guidance_scale: float) -> float:

@@ -13,6 +13,7 @@ from typing import Protocol
 import torch
 from torch import Tensor
 
+from ..errors import ShapeError
 from ..precision import full_precision
 
 
@@ -39,6 +40,8 @@ def propagate(attention: SelfAttention | None, columns: Tensor, power_weights: t
     """Σ_r w_r Sʳ X (Eq. 10) for X (n, t), in X's dtype; `attention` may be None where only w_0 is not zero."""
     total = columns * power_weights[0]
     if attention is None:
+        if needs_self_attention(power_weights):
+            raise ShapeError(f"expected self-attention for powers {power_weights}, got None: pass it, or use (1,)")
         return total
     needed = max(power for power, weight in enumerate(power_weights) if weight > 0)
     for weight in power_weights[1 : needed + 1]:

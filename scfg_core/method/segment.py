@@ -9,12 +9,12 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from einops import rearrange, reduce
+from einops import rearrange
 from torch import Tensor
 
 from ..errors import ShapeError
 from ..grid import Grid
-from ..precision import compute_dtype
+from ..precision import compute_dtype, constant
 from ..prompt import Prompt
 from .assign import assign
 from .entries import EntryMaps, PlacedEntry, common_grid, place_entries
@@ -140,17 +140,17 @@ def segment_entries(
     positive = place_entries(cond, latent, grid)
     scores = [entry.scores() for entry in positive]
     labels = _labels(positive, scores)
-    finite = _finite(positive)
     with_start = [entry for entry in uncond if entry.prompt.start_tokens]
     if with_start:
         negative = place_entries(with_start, latent, grid)
         mask = _foreground(negative, settings)
-        finite = finite & _finite(negative)
+        finite = _finite([*positive, *negative])
     else:
+        finite = _finite(positive)
         mask = torch.zeros_like(labels, dtype=torch.bool)
-    has_foreground = reduce(mask, "b n -> b", torch.any)
-    mask = mask | ~has_foreground[:, None]
-    labels = torch.where(finite[:, None], labels, UNOWNED)
+    has_foreground = mask.any(dim=1)
+    mask = mask >= has_foreground[:, None]  # all of the image where there is none
+    labels = torch.where(finite[:, None], labels, constant(UNOWNED, labels.dtype, labels.device))
     return Segmentation(
         labels=rearrange(labels, "b (h w) -> b h w", h=grid.h),
         foreground=rearrange(mask, "b (h w) -> b h w", h=grid.h),
@@ -179,7 +179,8 @@ def _labels(entries: Sequence[PlacedEntry], scores: Sequence[Tensor]) -> Tensor:
 def _label(column: Tensor, prompt: Prompt) -> Tensor:
     """Label of the token behind each owner column: columns skip the tokens that own nothing."""
     first, *others = consecutive(prompt.owners)
-    label, width, end = column + (prompt.first_label + first.start), len(first), first.stop
+    offset = prompt.first_label + first.start
+    label, width, end = column + offset if offset else column, len(first), first.stop
     for run in others:
         label = label + (column >= width) * (run.start - end)
         width, end = width + len(run), run.stop
@@ -202,8 +203,13 @@ def _foreground(entries: Sequence[PlacedEntry], settings: Settings) -> Tensor:
             mask &= labels != entry.prompt.first_label + first_start
             start = start + score[..., entry.prompt.owners.index(first_start)]
     else:
-        start, rest = torch.stack([entry.scores() for entry in entries]).sum(dim=0).unbind(dim=-1)
+        total = entries[0].scores()
+        for entry in entries[1:]:
+            total = total + entry.scores()
+        start, rest = total.unbind(dim=-1)
         mask = foreground(start, rest)
+    if all(entry.share is None for entry in entries):
+        return mask & ~is_flat(start)
     support = entries[0].support()
     for entry in entries[1:]:
         support = support | entry.support()
@@ -212,7 +218,10 @@ def _foreground(entries: Sequence[PlacedEntry], settings: Settings) -> Tensor:
 
 def _finite(entries: Sequence[PlacedEntry]) -> Tensor:
     """(B,) bool: images all of whose maps are finite."""
-    return torch.stack([entry.finite() for entry in entries]).all(dim=0)
+    total = entries[0].total()
+    for entry in entries[1:]:
+        total = total + entry.total()
+    return total - total == 0
 
 
 def _fuse(

@@ -55,13 +55,23 @@ class NoiseLevel:
 
     def epsilon(self, x: Tensor, predicted: Tensor) -> Tensor:
         """ε of a prediction, given the x (B, C, …) that went into the model."""
+        return self.undivided_epsilon(x, predicted) / self.epsilon_divisor
+
+    def undivided_epsilon(self, x: Tensor, predicted: Tensor) -> Tensor:
+        """ε times `epsilon_divisor`."""
         if self.prediction == "epsilon":
             return predicted
         if self.prediction == "sample":
-            return (x - self.signal * predicted) / _positive(self.noise)
+            return _plus(x, predicted, -self.signal)
         if self.prediction == "v_prediction":
-            return (self.signal * predicted + self.noise * x) / self._total
-        return (x + self.signal * predicted) / self._total
+            return _plus(self.noise * x, predicted, self.signal)
+        return _plus(x, predicted, self.signal)
+
+    @property
+    def epsilon_divisor(self) -> float | Tensor:
+        if self.prediction == "epsilon":
+            return 1.0
+        return _positive(self.noise) if self.prediction == "sample" else self._total
 
     def clean(self, x: Tensor, predicted: Tensor) -> Tensor:
         """x0 of a prediction, given the x (B, C, …) that went into the model."""
@@ -79,6 +89,11 @@ class NoiseLevel:
         if self.prediction == "v_prediction":
             return _positive(self.signal * self.signal + self.noise * self.noise)
         return _positive(self.signal + self.noise)
+
+
+def _plus(x: Tensor, predicted: Tensor, factor: float | Tensor) -> Tensor:
+    """x + factor·predicted."""
+    return x + factor * predicted if isinstance(factor, Tensor) else torch.add(x, predicted, alpha=factor)
 
 
 def _positive(value: float | Tensor) -> float | Tensor:

@@ -127,6 +127,11 @@ class Note(Enum):
         "The call is not classifier-free guidance, or it is PAG.",
         "Set guidance_scale above 1.",
     )
+    OTHER_LENGTH = (
+        "the prompt was described with {expected} tokens, but the U-Net was given {given}; its words are not used",
+        "`prompt=` does not match the text that the pipeline encodes.",
+        "Describe the tokens as the pipeline's tokenizer pads them.",
+    )
     NOT_A_PAIR = (
         "the two halves of the batch are different images; S-CFG skipped these calls",
         "The batch is not [unconditional; conditional]: several images without CFG, or InstructPix2Pix.",

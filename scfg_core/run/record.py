@@ -4,21 +4,27 @@ Records stay on the device until the run ends, so that recording never makes the
 them, and the flags, once.
 """
 
-from collections.abc import Mapping
+import logging
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from itertools import groupby
 from typing import Any
 
 import torch
+from einops import rearrange
 from torch import Tensor
 
-from ..grid import Grid
+from ..grid import Grid, patch_mean
 from ..method.fusion import TokenMaps
 from ..method.segment import Segmentation
 from ..prompt import Prompt
 from .fingerprint import Fingerprint
+from .noise import NoiseLevel
 from .notes import Note
 
 KEPT_EVALUATIONS = 256
+MOST_WAITING = 16
+"""Evaluations whose records are not computed yet."""
 
 
 @dataclass(frozen=True)
@@ -73,11 +79,92 @@ class Evaluation:
 
 
 @dataclass(frozen=True)
+class Observation:
+    """An evaluation as it was met, on the device: what costs anything to compute waits until somebody looks.
+
+    segmentation  its regions.
+    norm          η (B, H, W) of the predictions' difference, in their terms.
+    uncond_norm   norm (B, H, W) of ε(x, ∅), times the noise level's `epsilon_divisor`.
+    ratio         r (B, 1, H, W), None where S-CFG only observes.
+    preview       gives (B, 3, ≤256, ≤256) uint8.
+    """
+
+    index: int
+    sigma: Tensor | float
+    guidance_scale: float
+    segmentation: Segmentation
+    norm: Tensor
+    noise: NoiseLevel
+    uncond_norm: Tensor
+    ratio: Tensor | None
+    fresh: bool = True
+    preview: Callable[[], Tensor] | None = None
+    soft: Tensor | None = None
+
+    def read(self) -> "Evaluation":
+        """The evaluation on the CPU."""
+        return evaluations_of([self])[0].read()
+
+
+@torch.no_grad()
+def evaluations_of(observations: Sequence[Observation]) -> list[Evaluation]:
+    """The records of some evaluations, on their device: those of the same shapes in one go."""
+    records: list[Evaluation] = []
+    for _, group in groupby(observations, key=lambda seen: (seen.norm.shape, seen.segmentation.labels.shape)):
+        records += _evaluations(list(group))
+    return records
+
+
+def _evaluations(observations: Sequence[Observation]) -> list[Evaluation]:
+    grid = observations[0].segmentation.grid
+    norm = torch.stack([seen.norm * _per_image(seen.noise.epsilon_unit) for seen in observations])
+    ratio = torch.stack([_ratio_of(seen) for seen in observations])
+    uncond = torch.stack([seen.uncond_norm / _per_image(seen.noise.epsilon_divisor) for seen in observations])
+    maps = torch.stack((norm, norm * ratio, uncond, ratio))
+    means = patch_mean(rearrange(maps, "what e b h w -> (what e b) h w"), grid)
+    means = rearrange(means, "(what e b) h w -> e what b h w", what=4, e=len(observations))
+    return [
+        Evaluation(
+            index=seen.index,
+            sigma=seen.sigma,
+            guidance_scale=seen.guidance_scale,
+            labels=_compact(seen.segmentation),
+            foreground=seen.segmentation.foreground,
+            classifier=classifier,
+            rescaled=rescaled,
+            diffusion=diffusion,
+            ratio=mean_ratio,
+            fresh=seen.fresh,
+            preview=None if seen.preview is None else seen.preview(),
+            soft=seen.soft,
+            soft_labels=() if seen.soft is None else seen.segmentation.score_labels,
+        )
+        for seen, (classifier, rescaled, diffusion, mean_ratio) in zip(observations, means, strict=True)
+    ]
+
+
+def _ratio_of(seen: Observation) -> Tensor:
+    return torch.ones_like(seen.norm) if seen.ratio is None else seen.ratio[:, 0]
+
+
+def _per_image(unit: Tensor | float) -> Tensor | float:
+    """A factor that broadcasts against (B, C, H, W), against (B, H, W)."""
+    return unit[:, 0] if isinstance(unit, Tensor) and unit.ndim == 4 else unit
+
+
+def _compact(segmentation: Segmentation) -> Tensor:
+    """Labels in the smallest integers that hold them."""
+    fits = segmentation.num_labels is not None and segmentation.num_labels <= torch.iinfo(torch.int16).max
+    return segmentation.labels.to(torch.int16 if fits else torch.int32)
+
+
+@dataclass(frozen=True)
 class Facts:
     """What an evaluation's maps were made of.
 
     layers   how many layers were summed; grids: theirs, largest first.
     tokens   of all positive entries; prompts: how many of these there are.
+    backend  what computed the maps: "triton" or "pytorch".
     by_magnitude  whether there were none: regions are patches of the latent (`method.magnitude`).
     """
 
@@ -85,6 +172,7 @@ class Facts:
     grids: tuple[Grid, ...]
     tokens: int
     prompts: int
+    backend: str = "pytorch"
     by_magnitude: bool = False
 
 
@@ -94,7 +182,6 @@ class Run:
 
     prompts      the positive entries, in label order.
     layers       names of the observed layers, in the order in which they run.
-    evaluations  at most `KEPT_EVALUATIONS`; a longer run keeps every second, then every fourth, … of them.
     token_sums   labels of a positive entry → (B, h·w, K) running sum of its Ĉ over `token_count` evaluations, on
                  `token_grid`; an evaluation in which the entry is inactive adds nothing.
     notes        what the user is told, each once.
@@ -105,7 +192,6 @@ class Run:
 
     prompts: list[Prompt] = field(default_factory=list)
     layers: tuple[str, ...] = ()
-    evaluations: list[Evaluation] = field(default_factory=list)
     token_sums: dict[tuple[int, ...], Tensor] = field(default_factory=dict)
     token_grid: Grid | None = None
     token_count: int = 0
@@ -114,9 +200,21 @@ class Run:
     schedule: tuple[float, ...] = ()
     fingerprint: Fingerprint | None = None
     closed: bool = False
+    _evaluations: list[Evaluation] = field(default_factory=list)
+    _waiting: list[Observation] = field(default_factory=list)
     _stride: int = 1
     _all_finite: Tensor | None = None
     _all_foreground: Tensor | None = None
+
+    @property
+    def evaluations(self) -> list[Evaluation]:
+        """At most `KEPT_EVALUATIONS`; a longer run keeps every second, then every fourth, … of them."""
+        self._settle()
+        return self._evaluations
+
+    @evaluations.setter
+    def evaluations(self, evaluations: list[Evaluation]) -> None:
+        self._evaluations, self._waiting = evaluations, []
 
     def step_of(self, evaluation: Evaluation) -> int:
         """Step of the schedule, from 0, in which a closed run's evaluation lies."""
@@ -146,14 +244,6 @@ class Run:
         if text not in self.notes:
             self.notes.append(text)
 
-    def add_flags(self, segmentation: Segmentation, norm: Tensor) -> None:
-        """Fold what the user may have to be told of an evaluation into flags of the run, on the device."""
-        if segmentation.finite is not None:
-            self._all_finite = _both(self._all_finite, segmentation.finite.all())
-        if segmentation.has_foreground is not None:
-            self._all_foreground = _both(self._all_foreground, segmentation.has_foreground.all())
-        self._all_finite = _both(self._all_finite, torch.isfinite(norm).all())
-
     def add_scores(self, segmentation: Segmentation) -> None:
         """Add an evaluation's Ĉ to the running sums, which begin anew where the grid or the batch changes."""
         scores = segmentation.scores
@@ -168,13 +258,43 @@ class Run:
             self.token_sums[labels] = part.clone() if before is None else before.add_(part)
         self.token_count += 1
 
-    def add(self, evaluation: Evaluation) -> None:
-        if evaluation.index % self._stride:
+    def add(self, evaluation: Observation | Evaluation) -> None:
+        """Record an evaluation; an observation's maps are computed when somebody looks, or with the next ones."""
+        if isinstance(evaluation, Evaluation):
+            self._keep([evaluation])
             return
-        self.evaluations.append(evaluation)
-        if len(self.evaluations) > KEPT_EVALUATIONS:
+        self._waiting.append(evaluation)
+        if len(self._waiting) >= MOST_WAITING:
+            self._settle()
+
+    def _settle(self) -> None:
+        """Compute the records that wait, and fold what the user may have to be told of them into flags."""
+        waiting, self._waiting = self._waiting, []
+        for seen in waiting:
+            finite, separated = seen.segmentation.finite, seen.segmentation.has_foreground
+            if finite is not None:
+                self._all_finite = _both(self._all_finite, finite.all())
+            if separated is not None:
+                self._all_foreground = _both(self._all_foreground, separated.all())
+            self._all_finite = _both(self._all_finite, torch.isfinite(seen.norm).all())
+        self._keep(self._records([seen for seen in waiting if seen.index % self._stride == 0]))
+
+    def _records(self, observations: list[Observation]) -> list[Evaluation]:
+        """The records of observations; what cannot be recorded is left out."""
+        try:
+            return evaluations_of(observations)
+        except Exception as error:
+            if len(observations) > 1:
+                return [record for seen in observations for record in self._records([seen])]
+            logging.exception("S-CFG could not record an evaluation", exc_info=error)
+            self.note(Note.UNRECORDED)
+            return []
+
+    def _keep(self, evaluations: list[Evaluation]) -> None:
+        self._evaluations += [kept for kept in evaluations if kept.index % self._stride == 0]
+        while len(self._evaluations) > KEPT_EVALUATIONS:
             self._stride *= 2
-            self.evaluations = [kept for kept in self.evaluations if kept.index % self._stride == 0]
+            self._evaluations = [kept for kept in self._evaluations if kept.index % self._stride == 0]
 
     def restart(self) -> None:
         """Forget what was recorded; prompts and layers stay. For a host that samples again into the same record."""

@@ -8,130 +8,33 @@ reusing labels where an evaluation has no maps, giving up after running out of m
 
 import logging
 import threading
-from collections.abc import Callable, Hashable, Mapping, Sequence
-from dataclasses import dataclass, replace
-from functools import cached_property
-from typing import get_args
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from dataclasses import replace
+from functools import partial
 
-import torch
 from einops import rearrange
 from torch import Tensor
 
-from ..collect.budget import DEFAULT_BUDGET_MIB, CollectorOutOfMemory, is_out_of_memory
+from ..collect.budget import CollectorOutOfMemory, is_out_of_memory
 from ..collect.calls import Key, LayerCall
 from ..collect.collector import Collector
-from ..collect.layers import LayerChoice
-from ..errors import SettingsError
-from ..grid import Grid, patch_mean
-from ..method.entries import Area, EntryMaps
+from ..grid import Grid
+from ..method.entries import EntryMaps
 from ..method.fusion import TokenMaps
-from ..method.guidance import guidance_norm, ratio_map
+from ..method.guidance import guidance_norm, ratio_of_norm
 from ..method.magnitude import magnitude_patches, magnitude_settings
 from ..method.segment import Segmentation, segment_entries
 from ..method.settings import Settings
 from ..prompt import Prompt
+from .collection import Collection
 from .guard import guarded
-from .noise import NoiseLevel
 from .notes import Note
-from .record import Evaluation, Facts, Run
+from .predictions import Placement, Predictions
+from .record import Facts, Observation, Run
 from .words import labels_of
-
-
-@dataclass(frozen=True)
-class Collection:
-    """How maps are collected, whatever is done with them.
-
-    power_weights  weights of S⁰, S¹, …; None = those of the settings.
-    layers         of the two deepest levels with attention: "all", the "last" three of each level,
-                   or "auto": all where a level has at most six, else its last three. Of a transformer's blocks:
-                   "all", the "last" five, or "auto": five between 30 and 50 % of its depth.
-    budget_mib     most that one layer may take beyond its own tensors, MiB, > 0.
-    every          collect at every k-th evaluation, 1…100; between them the last labels serve.
-    soft_maps      keep Ĉ of every evaluation (fp16, h·w·L numbers per evaluation).
-
-    Raises `SettingsError` for a value outside its range.
-    """
-
-    power_weights: tuple[float, ...] | None = None
-    layers: LayerChoice = "auto"
-    budget_mib: float = DEFAULT_BUDGET_MIB
-    every: int = 1
-    soft_maps: bool = False
-
-    def __post_init__(self) -> None:
-        choices = get_args(LayerChoice)
-        if self.layers not in choices:
-            raise SettingsError(f"expected layers of {', '.join(choices)}, got {self.layers!r}: choose one")
-        if not self.budget_mib > 0:
-            raise SettingsError(f"expected budget_mib > 0, got {self.budget_mib}: the default is 256")
-        if not 1 <= self.every <= 100:
-            raise SettingsError(f"expected every from 1 to 100, got {self.every}: 1 collects every time")
-
-    def applied_to(self, settings: Settings) -> Settings:
-        """The settings, with this collection's power weights where it has some."""
-        return settings if self.power_weights is None else replace(settings, power_weights=self.power_weights)
-
-
-@dataclass(frozen=True)
-class Placement:
-    """Where a prompt acts in the image, see `EntryMaps`; whether it is active at this evaluation at all."""
-
-    prompt: Hashable
-    area: Area | None = None
-    weight: Tensor | None = None
-    active: bool = True
-
-
-@dataclass(frozen=True)
-class Predictions:
-    """Both predictions of one evaluation.
-
-    x, cond, uncond  (B, C, H, W) or, with frames, (B, C, T, H, W): what went into the model, and what it made of it
-                     with either prompt.
-    noise            the noise level, and what a prediction is.
-    sigma            noise level in the host's unit, for the record.
-    guidance_scale   γ.
-    active           whether S-CFG acts in this part of the schedule.
-    """
-
-    x: Tensor
-    cond: Tensor
-    uncond: Tensor
-    noise: NoiseLevel
-    sigma: Tensor | float
-    guidance_scale: float
-    active: bool = True
-
-    @cached_property
-    def delta(self) -> Tensor:
-        return self.cond - self.uncond
-
-    @property
-    def latent(self) -> Grid:
-        """Size of the latent, its frames one below the other."""
-        return Grid(self.frames * self.cond.shape[-2], self.cond.shape[-1], self.frames)
-
-    @property
-    def frames(self) -> int:
-        return self.cond.shape[2] if self.cond.ndim == 5 else 1
-
-    def folded(self) -> "Predictions":
-        """The same with the frames one below the other, (B, C, T·H, W)."""
-        if self.cond.ndim == 4:
-            return self
-        signal, noise = (_fold(part) for part in (self.noise.signal, self.noise.noise))
-        x, cond, uncond = (rearrange(part, FOLD) for part in (self.x, self.cond, self.uncond))
-        return replace(self, x=x, cond=cond, uncond=uncond, noise=replace(self.noise, signal=signal, noise=noise))
-
 
 ALL_PATCHES = "all patches"
 """What owns everything where regions are patches of the latent."""
-
-FOLD = "b c t h w -> b c (t h) w"
-
-
-def _fold(level: Tensor | float) -> Tensor | float:
-    return rearrange(level, FOLD) if isinstance(level, Tensor) and level.ndim == 5 else level
 
 
 class Session:
@@ -142,6 +45,7 @@ class Session:
     word_weights  word or phrase of the prompts, or label → factor ≥ 0 on the guidance of its region.
     recorded      called with every evaluation's record, whose tensors are still on the device.
     resegment     gives what replaces every fresh segmentation: regions of the caller's own, on its grid.
+    collector     of these settings; None = one as the collection says.
     by_magnitude  whether evaluations without maps are guided by the magnitude of the guidance (`method.magnitude`).
     """
 
@@ -152,8 +56,9 @@ class Session:
         run: Run,
         *,
         word_weights: Mapping[str, float] | Mapping[int, float] | None = None,
-        recorded: Callable[[Evaluation], None] | None = None,
+        recorded: Callable[[Observation], None] | None = None,
         resegment: Callable[[Segmentation], Segmentation] | None = None,
+        collector: Collector | None = None,
         by_magnitude: bool = False,
     ) -> None:
         self.settings = collection.applied_to(settings)
@@ -166,7 +71,7 @@ class Session:
         self._resegment = resegment
         self._by_magnitude = by_magnitude
         self._unobserved: frozenset[Hashable] = frozenset()
-        self._collector = Collector(self.settings, collection.budget_mib)
+        self._collector = collector or Collector(self.settings, collection.budget_mib)
         self._given_up = False
         self._lock = threading.Lock()
         self._last: Segmentation | None = None
@@ -192,9 +97,13 @@ class Session:
         """Whether the attention to a prompt is of use: without START an unconditional one is not."""
         return prompt not in self._unobserved
 
-    def skip_layer(self, layer: str) -> None:
-        """Leave a layer out of this evaluation: another node changes what it attends to."""
-        self._collector.skip(layer)
+    def skip_layer(self, layer: str, prompts: Iterable[Hashable]) -> None:
+        """Leave a layer of these prompts out of this evaluation: another node changes what it attends to."""
+        self._collector.skip(layer, prompts)
+
+    def stop_observing(self) -> None:
+        """The rest of this evaluation's attention is not wanted."""
+        self.observing = False
 
     @guarded
     def ratio(
@@ -211,9 +120,9 @@ class Session:
         """
         if self._given_up:
             return None
-        self._end_observing()
-        folded = predictions.folded()
-        segmentation, fresh = self._segmentation(folded, predictions.latent, cond, uncond)
+        self.stop_observing()
+        self._note_skipped()
+        segmentation, fresh = self._segmentation(predictions.folded(), predictions.latent, cond, uncond)
         if segmentation is None:
             return self._magnitude(predictions, preview) if self._by_magnitude else None
         return self._guide(predictions, segmentation, self.settings, fresh, preview)
@@ -244,15 +153,17 @@ class Session:
     ) -> Tensor | None:
         """The ratio map of a segmentation, recorded."""
         folded, ratio, shaped = predictions.folded(), None, None
+        norm, frames = guidance_norm(folded.delta), predictions.frames
+        by_magnitude = settings.regions == "patch" and self._by_magnitude
+        weights = {} if by_magnitude else self._weights_by_label()
         if predictions.active and settings.strength > 0:
-            scale, frames = predictions.guidance_scale, predictions.frames
-            weights = {} if settings.regions == "patch" and self._by_magnitude else self._weights_by_label()
-            ratio = shaped = ratio_map(folded.delta, segmentation, settings, scale, weights, frames)
+            scale = predictions.guidance_scale
+            ratio = shaped = ratio_of_norm(norm, segmentation, settings, scale, weights, frames)
             if predictions.cond.ndim == 5:
                 shaped = rearrange(ratio, "b one (t h) w -> b one t h w", t=frames)
         try:
-            image = None if preview is None else preview(shaped)
-            self._record(folded, segmentation, ratio, fresh, image)
+            shown = None if preview is None else partial(preview, shaped)
+            self._record(folded, segmentation, norm, ratio, fresh, shown)
         except Exception as error:  # the guidance does not depend on its record
             logging.exception("S-CFG could not record an evaluation", exc_info=error)
             self.run.note(Note.UNRECORDED)
@@ -260,7 +171,8 @@ class Session:
 
     def end_batch(self) -> None:
         """The model ran all rows of this evaluation: what still waits for its cross-attention is dropped."""
-        self.observing = False
+        self.stop_observing()
+        self._note_skipped()
         self._collector.drop_pending()
 
     def end_evaluation(self) -> None:
@@ -282,8 +194,7 @@ class Session:
             logging.exception("S-CFG: internal error", exc_info=error)
             self.run.note(Note.INTERNAL_ERROR, error=error)
 
-    def _end_observing(self) -> None:
-        self.observing = False
+    def _note_skipped(self) -> None:
         if self._collector.skipped:
             self.run.note(Note.LAYER_SKIPPED)
 
@@ -293,15 +204,15 @@ class Session:
         """This evaluation's segmentation, else the last one that fits, else None; and whether it is fresh."""
         images = len(predictions.cond)
         self.run.prompts = [self._collector.prompt(place.prompt) for place in cond]
-        with_maps = self._with_maps(cond)
-        if with_maps:
-            positive = [self._entry(place, self._collector.token_maps, predictions) for place in with_maps]
+        active, with_maps = [place for place in cond if place.active], self._with_maps(cond)
+        if active and active == with_maps:
+            positive = [self._entry(place, self._collector.token_maps, predictions) for place in active]
             negative = [
                 self._entry(place, self._collector.foreground_maps, predictions)
                 for place in self._with_maps(uncond)
             ]
             segmentation = segment_entries(positive, negative, self.settings, latent)
-            if not any(self._collector.prompt(place.prompt).start_tokens for place in uncond):
+            if uncond and not any(self._collector.prompt(place.prompt).start_tokens for place in uncond):
                 segmentation = replace(segmentation, has_foreground=None)  # there is no START to say anything
             if self._resegment is not None:
                 segmentation = self._resegment(segmentation)
@@ -332,12 +243,13 @@ class Session:
             grids=self._collector.grids_seen(),
             tokens=sum(self._collector.prompt(place.prompt).num_tokens for place in cond),
             prompts=len(cond),
+            backend=self._collector.backend or "pytorch",
         )
 
     def _weights_by_label(self) -> dict[int, float]:
         weights: dict[int, float] = {}
         for word, weight in self._word_weights.items():
-            labels = (word,) if isinstance(word, int) else labels_of(word, self.run.prompts)
+            labels = labels_of(word, self.run.prompts) if isinstance(word, str) else (int(word),)
             if not labels:
                 self.run.note(Note.UNKNOWN_WORD, word=word)
             weights |= dict.fromkeys(labels, weight)
@@ -347,42 +259,31 @@ class Session:
         self,
         predictions: Predictions,
         segmentation: Segmentation,
+        norm: Tensor,
         ratio: Tensor | None,
         fresh: bool,
-        preview: Tensor | None,
+        preview: Callable[[], Tensor] | None,
     ) -> None:
-        grid, noise = segmentation.grid, predictions.noise
-        unit = noise.epsilon_unit
-        norm = guidance_norm(predictions.delta) * (unit[:, 0] if isinstance(unit, Tensor) else unit)
-        self.run.add_flags(segmentation, norm)
-        applied = torch.ones_like(norm) if ratio is None else ratio[:, 0]
+        epsilon = predictions.noise.undivided_epsilon(predictions.x, predictions.uncond)
         soft = segmentation.scores if self.collection.soft_maps and fresh else None
-        evaluation = Evaluation(
+        observation = Observation(
             index=self._index,
             sigma=predictions.sigma,
             guidance_scale=predictions.guidance_scale,
-            labels=_compact(segmentation),
-            foreground=segmentation.foreground,
-            classifier=patch_mean(norm, grid),
-            rescaled=patch_mean(norm * applied, grid),
-            diffusion=patch_mean(guidance_norm(noise.epsilon(predictions.x, predictions.uncond)), grid),
-            ratio=patch_mean(applied, grid),
+            segmentation=replace(segmentation, scores=None),
+            norm=norm,
+            noise=predictions.noise,
+            uncond_norm=guidance_norm(epsilon),
+            ratio=ratio,
             fresh=fresh,
             preview=preview,
             soft=None if soft is None else soft.half(),
-            soft_labels=() if soft is None else segmentation.score_labels,
         )
-        self.run.add(evaluation)
+        self.run.add(observation)
         if self._recorded is not None:
-            self._recorded(evaluation)
+            self._recorded(observation)
 
 
 def _says_nothing(prompt: Prompt) -> bool:
     """An unconditional prompt without START tells no foreground (Eq. 14)."""
     return prompt.branch == "uncond" and not prompt.start_tokens
-
-
-def _compact(segmentation: Segmentation) -> Tensor:
-    """Labels in the smallest integers that hold them."""
-    fits = segmentation.num_labels is not None and segmentation.num_labels <= torch.iinfo(torch.int16).max
-    return segmentation.labels.to(torch.int16 if fits else torch.int32)

@@ -65,14 +65,14 @@ class Guided:
 def scfg(model: Any, settings: Settings | None = None, **more: Any) -> Guided:
     """S-CFG that guides."""
     guided = Guided()
-    guided.model, guided.trace = guide(model, settings or Settings(), listener=guided, **more)
+    guided.model, guided.trace = guide(model, settings or Settings(), listeners=(guided,), **more)
     return guided
 
 
 def watching(model: Any, collection: Collection | None = None) -> Guided:
     """S-CFG that only watches."""
     watched = Guided()
-    watched.model, watched.trace = observe(model, collection or Collection(), listener=watched)
+    watched.model, watched.trace = observe(model, collection or Collection(), listeners=(watched,))
     return watched
 
 

@@ -100,7 +100,7 @@ def test_a_zeroed_negative_takes_the_whole_picture_as_its_benchmark_and_says_so_
     assert guided.line.count(Note.NO_FOREGROUND.text) == 1
 
 
-@pytest.mark.parametrize("where", ["collect.operators.head_mean_attention", "collect.collector.propagate"])
+@pytest.mark.parametrize("where", ["collect.backend.PyTorch.cross_maps", "collect.operators.Product.propagate"])
 def test_running_out_of_memory_in_our_part_costs_the_guidance_and_not_the_picture(sd15, monkeypatch, where):
     def no_memory(*_, **__):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory (a test says so)")
@@ -127,17 +127,17 @@ def test_an_error_of_our_own_costs_the_guidance_and_not_the_picture(sd15, monkey
 
 
 def test_running_out_of_memory_in_a_middle_step_finishes_with_plain_cfg(sd15, monkeypatch):
-    import scfg_core.collect.collector
+    from scfg_core.collect.operators import Product
 
-    real, calls = scfg_core.collect.collector.propagate, []
+    real, calls = Product.propagate, []
 
     def later_no_memory(*args):
         calls.append(args)
-        if len(calls) > 12:
+        if len(calls) > 10:  # four layers of two rows in the first evaluation pass
             raise torch.cuda.OutOfMemoryError("CUDA out of memory (a test says so)")
         return real(*args)
 
-    monkeypatch.setattr(scfg_core.collect.collector, "propagate", later_no_memory)
+    monkeypatch.setattr(Product, "propagate", later_no_memory)
     guided = scfg(sd15)
     assert torch.isfinite(sample(guided.model, steps=4)).all()
     assert len(guided.run.evaluations) == 1

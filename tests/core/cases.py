@@ -49,6 +49,10 @@ SETTINGS = {
 SMALL_GRIDS = [Grid(5, 6), Grid(3, 3)]
 
 
+BUDGETS = {"auto": None, "stored": 256.0, "matrix_free": 1e-5}
+"""MiB with which S is kept as by default, in memory, or not at all."""
+
+
 def rng_of(*seed):
     return np.random.default_rng(seed)
 

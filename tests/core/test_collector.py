@@ -8,6 +8,7 @@ import pytest
 import torch
 from cases import (
     AUTHORS,
+    BUDGETS,
     DEFAULT,
     PAPER,
     SETTINGS,
@@ -106,7 +107,7 @@ def test_arrangement_of_rows_changes_nothing(settings, arrangement, backend):
     blocks = blocks_of(rng_of(23), 2 * batch, tokens)
     usual = segmented(settings, blocks, batch, tokens)
     first_row = {"negative": 0, "positive": batch}
-    collector = Collector(settings, backend=backend)
+    collector = Collector(settings, budget_mib=BUDGETS[backend])
     collector.begin(two_branches(batch, tokens)[0])
     for call in CALLS[arrangement]:
         index, rows = [], []
@@ -174,9 +175,10 @@ def repeated(block, times):
 @BOTH
 def test_repeated_tokens_are_folded(settings, tokens, times, backend):
     blocks = blocks_of(rng_of(29, tokens), 2, tokens)
-    plain = segmented(settings, blocks, 1, tokens, backend=backend)
+    plain = segmented(settings, blocks, 1, tokens, budget_mib=BUDGETS[backend])
     assert same(
-        segmented(settings, [repeated(block, times) for block in blocks], 1, tokens, backend=backend), plain
+        segmented(settings, [repeated(block, times) for block in blocks], 1, tokens, budget_mib=BUDGETS[backend]),
+        plain,
     )
     folded = maps_of([repeated(block, times) for block in blocks], 1, tokens)
     assert_segmented(plain, oracle.segment(folded, maps_of(blocks, 0, tokens), settings))
@@ -278,7 +280,7 @@ def joint_layers(settings, collector, rows, layout, tokens, repeats=1, loud=0.0)
 @pytest.mark.parametrize("name", ["paper", "authors", "uneven_powers", "argmax_foreground", "no_self_attention"])
 def test_joint_form_equals_the_oracle(name, layout, backend):
     settings, tokens, batch = SETTINGS[name], 7, 2
-    collector = Collector(settings, backend=backend)
+    collector = Collector(settings, budget_mib=BUDGETS[backend])
     prompts, rows = two_branches(batch, tokens)
     collector.begin(prompts)
     layers = joint_layers(settings, collector, rows, layout, tokens)
@@ -290,7 +292,7 @@ def test_joint_form_equals_the_oracle(name, layout, backend):
 @pytest.mark.parametrize("backend", ["stored", "matrix_free"])
 @BOTH
 def test_joint_form_folds_repeated_tokens(settings, backend):
-    collector = Collector(settings, backend=backend)
+    collector = Collector(settings, budget_mib=BUDGETS[backend])
     prompts, rows = two_branches(1, 5)
     collector.begin(prompts)
     layers = joint_layers(settings, collector, rows, "text_first", 5, repeats=3)
@@ -301,7 +303,7 @@ def test_joint_form_folds_repeated_tokens(settings, backend):
 @pytest.mark.parametrize("backend", ["stored", "matrix_free"])
 def test_joint_form_holds_when_text_takes_nearly_all(backend):
     """Rows of S that sum to 1 % and less are still divided by what they sum to, not by what is left of 1."""
-    collector = Collector(PAPER, backend=backend)
+    collector = Collector(PAPER, budget_mib=BUDGETS[backend])
     prompts, rows = two_branches(1, 5)
     collector.begin(prompts)
     layers = joint_layers(PAPER, collector, rows, "text_first", 5, loud=1.0)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from cases import (
     AUTHORS,
+    BUDGETS,
     DEFAULT,
     PAPER,
     SETTINGS,
@@ -118,7 +119,7 @@ def test_prompt_of_start_alone_is_one_region(name, tokens):
 @pytest.mark.parametrize("name", ["paper", "authors", "argmax_foreground"])
 def test_prompt_of_start_alone_through_the_collector(name, backend):
     blocks = [pair(rng_of(96), f"block{i}", grid, 2, 1) for i, grid in enumerate(SMALL_GRIDS)]
-    collector = Collector(SETTINGS[name], backend=backend)
+    collector = Collector(SETTINGS[name], budget_mib=BUDGETS[backend])
     prompts, rows = two_branches(1, 1)
     collector.begin(prompts)
     feed(collector, blocks, rows)

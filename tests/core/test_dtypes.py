@@ -7,6 +7,7 @@ import pytest
 import torch
 from cases import (
     AUTHORS,
+    BUDGETS,
     DEFAULT,
     PAPER,
     SMALL_GRIDS,
@@ -85,7 +86,7 @@ def test_half_precision_q_and_k_give_the_labels_of_their_float64_maps(dtype):
     seen = []
     for backend in ("stored", "matrix_free"):
         for group in (halves, singles):
-            collector = Collector(PAPER, backend=backend)
+            collector = Collector(PAPER, budget_mib=BUDGETS[backend])
             prompts, rows = two_branches(1, tokens)
             collector.begin(prompts)
             feed(collector, group, rows)
@@ -101,7 +102,7 @@ def test_autocast_around_us_changes_nothing(backend):
     prompts, rows = two_branches(1, tokens)
     seen = []
     for casting in (False, True):
-        collector = Collector(PAPER, backend=backend)
+        collector = Collector(PAPER, budget_mib=BUDGETS[backend])
         collector.begin(prompts)
         with torch.autocast("cpu", torch.bfloat16, enabled=casting):
             feed(collector, blocks, rows)

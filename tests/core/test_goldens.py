@@ -3,7 +3,7 @@
 import numpy as np
 import oracle
 import pytest
-from cases import AUTHORS, GOLDENS, alone, assert_ratio, gathered, image_of, logs, tensor
+from cases import AUTHORS, BUDGETS, GOLDENS, alone, assert_ratio, gathered, image_of, logs, tensor
 
 from scfg_core import Grid, LayerMaps, Prompt, combine, ratio_map, segment
 from scfg_core.collect.calls import LayerCall, Layout, Rows
@@ -105,7 +105,7 @@ def test_authors_preset_from_q_and_k_equals_the_authors_code(golden, backend):
     """One head, k the identity, q the maps' logarithms: the collector's softmax gives the maps back."""
     batch = batch_of(golden)
     tokens = golden["cross_r4"].shape[-1]
-    collector = Collector(AUTHORS, backend=backend)
+    collector = Collector(AUTHORS, budget_mib=BUDGETS[backend])
     collector.begin({"positive": Prompt.plain("cond", tokens), "negative": Prompt.plain("uncond", tokens)})
     rows = [Rows("negative", slice(0, batch)), Rows("positive", slice(batch, 2 * batch))]
     for key, grid in GRIDS.items():

@@ -87,7 +87,8 @@ def test_core_module_imports_torch_and_einops_and_what_stands_before_it(path):
                 assert room_of(target) <= room_of(parts), f"{path.name}:{line} imports {'.'.join(target)}"
         else:
             root = module.partition(".")[0]
-            assert root in ALLOWED | set(sys.stdlib_module_names), f"{path.name}:{line} imports {module}"
+            allowed = ALLOWED | ({"triton"} if path.name == "kernels.py" else set())
+            assert root in allowed | set(sys.stdlib_module_names), f"{path.name}:{line} imports {module}"
 
 
 def test_every_public_name_exists_and_is_listed():

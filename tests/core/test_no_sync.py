@@ -3,6 +3,7 @@
 import pytest
 import torch
 from cases import (
+    BUDGETS,
     PAPER,
     SETTINGS,
     SMALL_GRIDS,
@@ -53,7 +54,7 @@ def test_an_evaluation_never_waits_for_the_device(name, backend):
     rng, tokens, settings = rng_of(102), 6, SETTINGS[name]
     blocks = [pair(rng, f"block{i}", grid, 2, tokens) for i, grid in enumerate(SMALL_GRIDS)]
     delta = noise(rng, 1, Grid(10, 12))
-    collector = Collector(settings, backend=backend)
+    collector = Collector(settings, budget_mib=BUDGETS[backend])
     prompts, rows = two_branches(1, tokens)
     with NoSync():
         collector.begin(prompts)

@@ -6,6 +6,7 @@ import pytest
 import torch
 from cases import (
     AUTHORS,
+    BUDGETS,
     DEFAULT,
     PAPER,
     SETTINGS,
@@ -99,7 +100,7 @@ def test_query_or_key_that_is_not_finite_spares_the_other_images(part, row, back
     for broken in (False, True):
         if broken:
             getattr(blocks[0], part)[row, 0, 2, 3] = float("nan")
-        collector = Collector(PAPER, backend=backend)
+        collector = Collector(PAPER, budget_mib=BUDGETS[backend])
         prompts, rows = two_branches(2, tokens)
         collector.begin(prompts)
         feed(collector, blocks, rows)

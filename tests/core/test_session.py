@@ -4,15 +4,17 @@ import gc
 import weakref
 from dataclasses import replace
 
+import numpy as np
 import pytest
 import torch
 
+import scfg_core.run.record
 from scfg_core import Grid, Note, Prompt, Segmentation, Settings, SettingsError
 from scfg_core.collect.calls import LayerCall, Layout, Rows
 from scfg_core.prompt import number_labels
 from scfg_core.run.fingerprint import Fingerprint
 from scfg_core.run.noise import NoiseLevel
-from scfg_core.run.record import KEPT_EVALUATIONS, Evaluation, Run
+from scfg_core.run.record import KEPT_EVALUATIONS, MOST_WAITING, Evaluation, Run
 from scfg_core.run.session import Collection, Placement, Predictions, Session
 from scfg_core.run.trace import Trace
 
@@ -126,13 +128,44 @@ def test_every_kth_evaluation_collects_and_nothing_is_said():
     assert run.notes == []
 
 
+def test_labels_are_reused_while_one_of_several_active_prompts_has_no_maps():
+    """A cache that answers for one prompt only does not give its patches to the other."""
+    session, run = new_session()
+    first, second = number_labels(Prompt.plain("cond", TOKENS) for _ in "AB")
+    prompts = {"A": first, "B": second, "empty": PROMPTS["empty"]}
+    places = [Placement("A"), Placement("B")], [Placement("empty")]
+    for seen in ("AB", "A"):
+        session.begin(prompts)
+        for name in (*seen, "empty"):
+            q, k = qk(len(seen), GRID.area)
+            session.observe(self_call(q[:1], k[:1], [Rows(name, slice(0, 1))]))
+            q, k = qk(7, TOKENS)
+            session.observe(cross_call(q[:1], k[:1], [Rows(name, slice(0, 1))]))
+        session.ratio(predictions(torch.randn(1, 4, 8, 10)), *places)
+    both, one = run.evaluations
+    assert both.fresh and not one.fresh and torch.equal(both.labels, one.labels)
+    assert run.notes == [Note.REUSED.text]
+
+
+@pytest.mark.parametrize("settings", [Settings(), Settings(strength=0.0)], ids=["acting", "observing"])
+def test_a_word_that_is_not_in_the_prompt_is_noted_whether_s_cfg_acts_or_not(settings):
+    session, run = new_session(settings, word_weights={"zebra": 2.0})
+    evaluate(session)
+    assert run.notes == [Note.UNKNOWN_WORD.text.format(word="zebra")]
+
+
+def test_labels_may_be_numpy_integers():
+    session, run = new_session(word_weights={np.int64(3): 2.0})
+    assert evaluate(session) is not None and run.notes == []
+
+
 def test_out_of_memory_in_our_part_gives_plain_cfg_for_the_rest(monkeypatch):
     session, run = new_session()
 
     def explode(*_):
         raise torch.cuda.OutOfMemoryError("CUDA out of memory")
 
-    monkeypatch.setattr("scfg_core.run.session.ratio_map", explode)
+    monkeypatch.setattr("scfg_core.run.session.ratio_of_norm", explode)
     assert evaluate(session) is None
     monkeypatch.undo()
     assert evaluate(session, seed=1) is None and not session.begin(PROMPTS)
@@ -154,16 +187,35 @@ def test_a_second_thread_that_fails_after_the_first_gave_up_says_nothing_more(ca
     assert run.notes == [Note.OUT_OF_MEMORY.text] and caplog.text == ""
 
 
-@pytest.mark.parametrize("where", ["preview", "patch_mean"])
+@pytest.mark.parametrize("where", ["preview", "run.record.patch_mean", "run.session.Observation"])
 def test_what_cannot_be_recorded_is_guided_all_the_same(monkeypatch, where):
     wanted, how = evaluate(new_session()[0]), {}
     if where == "preview":
         how = {"preview": lambda ratio: 1 / 0}
     else:
-        monkeypatch.setattr("scfg_core.run.session.patch_mean", lambda *_: 1 / 0)
+        monkeypatch.setattr(f"scfg_core.{where}", lambda *_, **__: 1 / 0)
     session, run = new_session()
     assert torch.equal(evaluate(session, **how), wanted)
     assert run.evaluations == [] and run.notes == [Note.UNRECORDED.text]
+
+
+def test_one_evaluation_that_cannot_be_recorded_does_not_cost_the_others_their_records():
+    session, run = new_session()
+    for seed in range(3):
+        evaluate(session, seed=seed, preview=(lambda ratio: 1 / 0) if seed == 1 else None)
+    run.close()
+    assert [kept.index for kept in run.evaluations] == [0, 2] and run.notes == [Note.UNRECORDED.text]
+
+
+def test_nothing_for_views_is_computed_before_somebody_looks(monkeypatch):
+    computed = []
+    real = scfg_core.run.record.patch_mean
+    monkeypatch.setattr("scfg_core.run.record.patch_mean", lambda *how: computed.append(None) or real(*how))
+    session, run = new_session()
+    for seed in range(MOST_WAITING + 3):
+        evaluate(session, seed=seed, preview=lambda ratio: computed.append(None) or torch.zeros(1))
+        assert len(computed) == (0 if seed < MOST_WAITING - 1 else 1 + MOST_WAITING)
+    assert len(run.evaluations) == MOST_WAITING + 3 and len(computed) == MOST_WAITING + 3 + 2
 
 
 def test_predictions_that_are_not_finite_are_said_once_at_the_end():
@@ -179,17 +231,17 @@ def test_predictions_that_are_not_finite_are_said_once_at_the_end():
     assert [note for note in run.notes if "not finite" in note]
 
 
-def test_no_map_of_attention_is_left_where_the_cross_attention_does_not_come():
+def test_no_q_and_k_are_left_where_the_cross_attention_does_not_come():
     session, _ = new_session()
     session.begin(PROMPTS)
     before = weakref.WeakSet()
     for layer in "ab":
         session.observe(self_call(*qk(0, GRID.area), [Rows("text", slice(0, 2))], layer))
-    before.update(image.maps for operators in session._collector._pending.values() for image in operators)
-    assert len(before) == 4
-    session.skip_layer("a")
-    gc.collect()
+    before.update(call.q for call, _ in session._collector._pending.values())
     assert len(before) == 2
+    session.skip_layer("a", ["text"])
+    gc.collect()
+    assert len(before) == 1
     session.end_batch()
     gc.collect()
     assert len(before) == 0

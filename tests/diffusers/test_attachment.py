@@ -152,8 +152,7 @@ def test_running_out_of_memory_is_plain_cfg_and_said_once(unet, scheduler, monke
     def full(*_, **__):
         raise RuntimeError("not enough memory: you tried to allocate memory")
 
-    monkeypatch.setattr("scfg_core.collect.operators.head_mean_attention", full)
-    monkeypatch.setattr("scfg_core.collect.operators.MatrixFree", full)
+    monkeypatch.setattr("scfg_core.collect.backend.PyTorch.cross_maps", full)
     with scfg(unet, guidance_scale=5, scheduler=scheduler) as run:
         assert torch.equal(sample(unet, scheduler, context(1), noise(1)), plain)
     assert run.notes == [Note.OUT_OF_MEMORY.text]
@@ -235,6 +234,27 @@ def test_a_long_prompt_has_a_start_in_every_chunk(unet, scheduler):
     with scfg(unet, WATCH, guidance_scale=5, scheduler=scheduler) as run:
         sample(unet, scheduler, context(1, tokens=154), noise(1), steps=1)
     assert not torch.any(run.evaluations[0].labels == 77), "the second START belongs to the first"
+
+
+def test_a_start_outside_the_prompt_costs_the_guidance_and_not_the_image(unet, scheduler):
+    plain = sample(unet, scheduler, context(1), noise(1))
+    with scfg(unet, guidance_scale=5, scheduler=scheduler, start_tokens=(0, 77)) as run:
+        assert torch.equal(sample(unet, scheduler, context(1), noise(1)), plain)
+    assert len(run.notes) == 1 and "77" in run.notes[0]
+
+
+def test_a_prompt_of_another_length_is_noted(unet, scheduler):
+    prompt = Prompt.plain("cond", 5, (0,), ("<start>", "a", "red", "hat", "<end>"), (-1, 0, 1, 2, -1))
+    with scfg(unet, guidance_scale=5, scheduler=scheduler, prompt=prompt) as run:
+        sample(unet, scheduler, context(1), noise(1), steps=1)
+    assert run.notes == [Note.OTHER_LENGTH.text.format(expected=5, given=7)]
+
+
+def test_the_roles_of_a_prompt_are_used(unet, scheduler):
+    prompt = Prompt.plain("cond", 7, (2,))
+    with scfg(unet, guidance_scale=5, scheduler=scheduler, prompt=prompt) as run:
+        sample(unet, scheduler, context(1), noise(1), steps=1)
+    assert run.prompts[0].start_tokens == (2,)
 
 
 def test_what_is_missing_or_impossible_is_said(unet, scheduler):

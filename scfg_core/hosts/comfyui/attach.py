@@ -6,12 +6,12 @@ copy of the model options (`run.SamplingRun`), so nothing stays behind after an 
 """
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from ...method.settings import Settings
-from ...run.record import Evaluation, Run
+from ...run.record import Observation, Run
 from ...run.session import Collection
 from ...run.trace import Trace
 from .run import KEY, SamplingRun
@@ -20,7 +20,7 @@ from .run import KEY, SamplingRun
 class Listener(Protocol):
     """Receives the events of a model's runs, on the sampling thread, which must not wait."""
 
-    def evaluated(self, run: Run, evaluation: Evaluation) -> None:
+    def evaluated(self, run: Run, evaluation: Observation) -> None:
         """An evaluation was recorded; its tensors are still on the device."""
         ...
 
@@ -49,17 +49,17 @@ class Attachment:
 
 
 def observe(
-    model: Any, collection: Collection, listener: Listener | None = None, trace: Trace | None = None
+    model: Any, collection: Collection, listeners: Sequence[Listener] = (), trace: Trace | None = None
 ) -> tuple[Any, Trace]:
     """A clone of `model` whose attention is observed, and its trace. The image stays bit-identical."""
-    return _attach(model, {"collection": collection}, listener, trace)
+    return _attach(model, {"collection": collection}, listeners, trace)
 
 
 def guide(
     model: Any,
     settings: Settings,
     word_weights: Mapping[str, float] | None = None,
-    listener: Listener | None = None,
+    listeners: Sequence[Listener] = (),
     trace: Trace | None = None,
     by_magnitude: bool = False,
 ) -> tuple[Any, Trace]:
@@ -72,16 +72,15 @@ def guide(
         "word_weights": dict(word_weights or {}),
         "by_magnitude": by_magnitude,
     }
-    return _attach(model, changes, listener, trace)
+    return _attach(model, changes, listeners, trace)
 
 
 def _attach(
-    model: Any, changes: dict[str, Any], listener: Listener | None, trace: Trace | None
+    model: Any, changes: dict[str, Any], listeners: Sequence[Listener], trace: Trace | None
 ) -> tuple[Any, Trace]:
     clone = model.clone()
     before = clone.get_attachment(KEY) or Attachment(trace=trace or Trace())
-    listeners = before.listeners if listener is None else (*before.listeners, listener)
-    attachment = replace(before, listeners=listeners, **changes)
+    attachment = replace(before, listeners=(*before.listeners, *listeners), **changes)
     clone.set_attachments(KEY, attachment)
     wrappers = _Wrappers(attachment)
     for kind in ("outer_sample", "predict_noise", "calc_cond_batch", "apply_model"):
@@ -129,7 +128,7 @@ class _Wrappers:
         self._notify(lambda listener: listener.finished(run.record, run.status()))
         return output
 
-    def _evaluated(self, run: Run, evaluation: Evaluation) -> None:
+    def _evaluated(self, run: Run, evaluation: Observation) -> None:
         self._notify(lambda listener: listener.evaluated(run, evaluation))
 
     def _notify(self, event: Callable[[Listener], None]) -> None:

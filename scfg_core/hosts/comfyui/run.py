@@ -19,7 +19,7 @@ from ...run.fingerprint import Fingerprint
 from ...run.guard import guarded
 from ...run.noise import NoiseLevel
 from ...run.notes import Note
-from ...run.record import Evaluation, Run
+from ...run.record import Observation, Run
 from ...run.session import Collection, Predictions, Session
 from .models import ModelCall, architecture_of
 from .preview import Preview
@@ -41,7 +41,7 @@ class SamplingRun:
         collection: Collection,
         word_weights: Mapping[str, float],
         sigmas: Tensor,
-        evaluated: Callable[[Run, Evaluation], None],
+        evaluated: Callable[[Run, Observation], None],
         by_magnitude: bool = False,
     ) -> None:
         patcher = guider.model_patcher
@@ -128,7 +128,7 @@ class SamplingRun:
 
     def _skip(self, reason: Note) -> None:
         self._skip_reason = reason
-        self.session.observing = False
+        self.session.stop_observing()
 
     def unwatch(self) -> None:
         """The host ran the conditionings."""
@@ -193,7 +193,7 @@ class SamplingRun:
         return ratio
 
     def _preview_of(self, predictions: Predictions) -> Callable[[Tensor | None], Tensor]:
-        return lambda ratio: self._preview(_guided_image(predictions, ratio))
+        return lambda ratio: self._preview(predictions.guided(ratio))
 
     def _sides(self, args: dict) -> tuple[int, int] | None:
         """Which of the lists that were run are the conditional and the unconditional one."""
@@ -250,15 +250,9 @@ class SamplingRun:
         )
 
 
-def _branches(conds: Sequence[Any]) -> tuple[Branch, ...]:
+def _branches(conds: Sequence[object]) -> tuple[Branch, ...]:
     """Of two lists the first is the positive one; which are what of three lists, the CFG function tells later."""
     return ("cond", "uncond") if len(conds) == 2 else ("both",) * len(conds)
-
-
-def _guided_image(predictions: Predictions, ratio: Tensor | None) -> Tensor:
-    """x0 under guidance, for the preview."""
-    delta = predictions.delta if ratio is None else predictions.delta * ratio
-    return predictions.uncond + predictions.guidance_scale * delta
 
 
 def _sigma_range(patcher: Any, settings: Settings) -> tuple[float, float] | None:

@@ -6,7 +6,6 @@ read it.
 """
 
 from collections.abc import Callable
-from typing import Any
 
 from torch import Tensor
 
@@ -41,7 +40,7 @@ class CfgSlot:
         options["sampler_post_cfg_function"] = [self._post_cfg, *options.get("sampler_post_cfg_function", [])]
         return options
 
-    def _chained(self, inner: Any, args: dict) -> Tensor:
+    def _chained(self, inner: Callable[[dict], Tensor], args: dict) -> Tensor:
         """Whatever is in the CFG slot, given the rescaled conditional prediction."""
         ratio = self._ratio(args)
         if ratio is None:

@@ -3,6 +3,8 @@
 from ...run.notes import Note
 from ...run.record import Run
 
+BACKEND_NAMES = {"triton": "Triton", "pytorch": "PyTorch"}
+
 
 def status_line(record: Run, guided: bool, experimental: str = "") -> str:
     """One line for the user, once the record is closed.
@@ -10,7 +12,7 @@ def status_line(record: Run, guided: bool, experimental: str = "") -> str:
     guided        whether S-CFG changed the guidance at all.
     experimental  name of a model family that was not yet checked with real weights; "" = it was.
     """
-    notes = "; ".join(record.notes)
+    notes = " · ".join(record.notes)
     facts = record.facts
     if not record.evaluations or facts is None:
         return f"S-CFG inactive: {notes or Note.NOTHING_SAMPLED.text}"
@@ -20,6 +22,7 @@ def status_line(record: Run, guided: bool, experimental: str = "") -> str:
     else:
         parts = [f"{facts.layers} layers", f"grids {grids}", f"{facts.tokens} tokens"]
         parts.append("1 prompt" if facts.prompts == 1 else f"{facts.prompts} prompts")
+        parts.append(f"maps by {BACKEND_NAMES[facts.backend]}")
     parts.append(f"mean γ {record.mean_guidance():.1f}" if guided else "guidance unchanged")
     state = "active" if guided else "observing"
     if experimental and not facts.by_magnitude:

@@ -118,7 +118,7 @@ class Watcher:
         self._calls_of[layer] = repeated + 1
         mask = bound.get("mask")
         if mask is not None and not self.architecture.allows_mask(mask, self.model):
-            self.session.skip_layer(layer)
+            self.session.skip_layer(layer, [part.prompt for part in self.rows])
             return
         self._observe(AttentionCall(layer, q, k, options, self.model, repeated=repeated), kwargs.get("scale"))
 
@@ -144,7 +144,7 @@ class Watcher:
         q = call.q
         if site.queries is not None:
             if q.shape[2] != call.k.shape[2]:
-                self.session.skip_layer(call.layer)
+                self.session.skip_layer(call.layer, [part.prompt for part in self.rows])
                 return
             q = q[:, :, site.queries.start : site.queries.stop]
         self.session.observe(LayerCall(call.layer, q, call.k, self.rows, site.grid, site.layout, scale))

@@ -2,7 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 from weakref import WeakSet
 
@@ -27,7 +27,8 @@ from .models import JointLayer, Layer
 from .models.unet import Form
 from .schedule import Schedule, Scheduler, Timestep
 
-COND, UNCOND = "cond", "uncond"
+COND: Branch = "cond"
+UNCOND: Branch = "uncond"
 
 _attached: WeakSet[nn.Module] = WeakSet()
 
@@ -129,6 +130,7 @@ class Attachment:
         """Plain CFG for the rest of the sampling."""
         self._session.give_up(error)
 
+    @guarded
     def _before(self, unet: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
         """Begin an evaluation, where this call is one under guidance."""
         self._call = None
@@ -141,18 +143,21 @@ class Attachment:
         elif not self._advance(given["timestep"], sample):
             self.run.note(Note.NOT_A_PAIR)
         else:
-            self._call = _Call(sample, text.shape[1], self._time, scale)
-            self._session.begin({UNCOND: self._prompt("uncond"), COND: self._prompt("cond")})
+            tokens = text.shape[1]
+            self._session.begin({branch: self._prompt(branch, tokens) for branch in (UNCOND, COND)})
+            self._call = _Call(sample, tokens, self._time, scale)
 
-    def _prompt(self, branch: Branch) -> Prompt:
-        """The prompt of the call under way: as the caller described it, where the number of tokens is the same."""
-        tokens = 0 if self._call is None else self._call.tokens
-        if branch == "cond" and self.prompt is not None and self.prompt.num_tokens == tokens:
-            known = self.prompt
-        else:
-            known = Prompt.plain(branch, tokens, ())
+    def _prompt(self, branch: Branch, tokens: int) -> Prompt:
+        """The prompt of a call with so many tokens: as the caller described it, where that has as many."""
         starts = chunk_starts(tokens) if self.start_tokens is None else tuple(self.start_tokens)
-        return Prompt.plain(branch, tokens, starts, known.texts, known.words)
+        plain = Prompt.plain(branch, tokens, starts)
+        if branch == UNCOND or self.prompt is None:
+            return plain
+        if self.prompt.num_tokens != tokens:
+            self.run.note(Note.OTHER_LENGTH, expected=self.prompt.num_tokens, given=tokens)
+            return plain
+        roles = self.prompt.roles if self.start_tokens is None else plain.roles
+        return replace(self.prompt, branch=branch, roles=roles)
 
     def _advance(self, timestep: Timestep, sample: Tensor) -> bool:
         """Keep track of the sampling; whether it is one under CFG, which is asked once for a sampling and shape.

@@ -39,7 +39,7 @@ def collect_maps(
     """
     found = find_layers(unet)
     chosen = choose_layers([layer.info for layer in found], layers)
-    sink = _Maps(encoder_hidden_states.shape[1])
+    sink = _Maps(len(sample), encoder_hidden_states.shape[1])
     hooks: list[RemovableHandle] = []
     try:
         for layer in found:
@@ -59,6 +59,7 @@ def collect_maps(
 class _Maps:
     """Keeps the maps of every layer that it is shown."""
 
+    rows: int
     tokens: int
     _self: dict[str, Tensor] = field(default_factory=dict)
     _cross: dict[str, Tensor] = field(default_factory=dict)
@@ -69,10 +70,11 @@ class _Maps:
 
     def observe(self, layer: str, form: Form, q: Tensor, k: Tensor, grid: Grid, scale: float) -> None:
         layout = form(self.tokens, grid)
-        expected, given = (grid.area, layout.keys), (q.shape[2], k.shape[2])
+        expected, given = (self.rows, grid.area, layout.keys), (len(q), q.shape[2], k.shape[2])
         if given != expected:
             raise ShapeError(
-                f"expected (queries, keys) {expected} in {layer}, got {given}: remove what merges or tiles tokens"
+                f"expected (rows, queries, keys) {expected} in {layer}, got {given}: "
+                "remove what merges or tiles tokens"
             )
         maps = head_mean_attention(q, k, scale=scale)
         if layout.image:

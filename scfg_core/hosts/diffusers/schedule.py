@@ -6,7 +6,7 @@ keep x0 + σ·ε and scale it to this form in `scale_model_input`, so one form s
 
 import math
 from dataclasses import dataclass
-from typing import Protocol, get_args
+from typing import Protocol
 
 from torch import Tensor
 
@@ -14,6 +14,7 @@ from ...errors import ScfgError
 from ...run.noise import NoiseLevel, Prediction
 
 Timestep = Tensor | float | int
+PREDICTIONS: tuple[Prediction, ...] = ("epsilon", "v_prediction", "sample")
 
 
 class Config(Protocol):
@@ -53,11 +54,9 @@ class Schedule:
                 f"got {type(scheduler).__name__}: sample with one of those"
             )
         named = scheduler.config.get("prediction_type", "epsilon")
-        prediction = next((known for known in get_args(Prediction) if known == named), None)
+        prediction: Prediction | None = next((known for known in PREDICTIONS if known == named), None)
         if prediction is None:
-            raise ScfgError(
-                f"expected a prediction of {', '.join(get_args(Prediction))}, got {named!r}: use such a model"
-            )
+            raise ScfgError(f"expected a prediction of {', '.join(PREDICTIONS)}, got {named!r}: use such a model")
         timesteps = scheduler.timesteps
         times = () if timesteps is None else tuple(float(t) for t in timesteps.tolist())
         return cls(timesteps, times, tuple(scheduler.alphas_cumprod.tolist()), prediction)

@@ -21,6 +21,14 @@ Form = Callable[[int, Grid], Layout]
 """Layout of a layer's keys, for a number of text tokens and a grid."""
 
 
+def image_alone(tokens: int, grid: Grid) -> Layout:
+    return Layout.self_attention(grid)
+
+
+def text_alone(tokens: int, grid: Grid) -> Layout:
+    return Layout.cross_attention(tokens)
+
+
 class Sink(Protocol):
     """Receives q and k while it is `observing()`."""
 
@@ -50,10 +58,8 @@ class TransformerBlock:
         def observer(form: Form) -> Callable[[Tensor, Tensor, float], None]:
             return lambda q, k, scale: sink.observe(self.info.name, form, q, k, grid(), scale)
 
-        to_image = observer(lambda tokens, grid: Layout.self_attention(grid))
-        to_text = observer(lambda tokens, grid: Layout.cross_attention(tokens))
-        yield from watch_projections(self.attn1, SEPARATE, sink.observing, to_image, sink.give_up)
-        yield from watch_projections(self.attn2, SEPARATE, sink.observing, to_text, sink.give_up)
+        for attention, form in ((self.attn1, image_alone), (self.attn2, text_alone)):
+            yield from watch_projections(attention, SEPARATE, sink.observing, observer(form), sink.give_up)
 
 
 @dataclass(frozen=True)
@@ -76,8 +82,7 @@ class JointLayer:
             sink.observe(self.info.name, Layout.joint, q, torch.cat((text, image), dim=2), grid(), scale)
 
         def text_only(q: Tensor, text: Tensor, scale: float) -> None:
-            form: Form = lambda tokens, grid: Layout.cross_attention(tokens)  # noqa: E731
-            sink.observe(self.info.name, form, q, text, grid(), scale)
+            sink.observe(self.info.name, text_alone, q, text, grid(), scale)
 
         projections, observe = (JOINT, joint) if self.sees_image else (TEXT_ONLY, text_only)
         yield from watch_projections(self.attention, projections, sink.observing, observe, sink.give_up)

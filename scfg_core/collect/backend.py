@@ -1,0 +1,202 @@
+"""Who computes: the Triton kernels where they work, else PyTorch's own operations; both give the same labels.
+
+Triton is asked for on NVIDIA cards of compute capability 8.0 and later. It is used for a kind of q and k once the
+kernels have given, on that device, what PyTorch gives on small tensors; whatever goes wrong with it, PyTorch takes
+over for good. Most Windows users have no Triton.
+"""
+
+import functools
+import importlib.util
+import logging
+from collections.abc import Iterator, Sequence
+from itertools import groupby
+from typing import Literal, Protocol
+
+import torch
+from torch import Tensor
+
+from ..method.attention import head_mean_attention
+from ..precision import compute_dtype
+from .budget import MIB, MemoryBudget
+from .operators import FlashAttention, Operator, RowBlocks, SelfHeads, StoredMap
+
+BackendName = Literal["triton", "pytorch"]
+
+ALIGNMENT = 8
+"""PyTorch's products are fast where widths are multiples of it."""
+
+FLASH_FROM = 2048
+"""From so many patches on, CUDA's own attention is faster than PyTorch's products with a stored S."""
+
+TOLERANCE = 1e-3
+"""Largest difference between Triton and PyTorch in the proof, relative to the largest value."""
+
+
+class Backend(Protocol):
+    """How C of a layer is made, and what acts as its S."""
+
+    name: BackendName
+
+    def padded(self, width: int) -> int:
+        """The width of columns in memory."""
+        ...
+
+    def cross_maps(
+        self, q: Tensor, k: Tensor, scale: float, kept: Tensor | None, width: int, budget: MemoryBudget
+    ) -> Tensor:
+        """C (b, n, width) in fp32 (fp64 for fp64 input), zeros beyond the m text keys."""
+        ...
+
+    def operators(
+        self, heads: SelfHeads, widths: Sequence[int], room: int, budget: MemoryBudget
+    ) -> Iterator[tuple[slice, int, Operator]]:
+        """What acts as S, some images at a time: the images, how many of their columns, and S.
+
+        widths  how many of the `room` columns image i needs at least.
+        """
+        ...
+
+
+class PyTorch:
+    """The batched way: on any device."""
+
+    name: BackendName = "pytorch"
+
+    def padded(self, width: int) -> int:
+        return -(-width // ALIGNMENT) * ALIGNMENT
+
+    def cross_maps(
+        self, q: Tensor, k: Tensor, scale: float, kept: Tensor | None, width: int, budget: MemoryBudget
+    ) -> Tensor:
+        return head_mean_attention(q, k, scale=scale, block=budget.block, kept=kept, width=width)
+
+    def operators(
+        self, heads: SelfHeads, widths: Sequence[int], room: int, budget: MemoryBudget
+    ) -> Iterator[tuple[slice, int, Operator]]:
+        n, m = heads.q.shape[2], heads.k.shape[2]
+        size = n * m * compute_dtype(heads.q).itemsize
+        together = budget.images_at_once(len(widths), size, scores=budget.block)
+        flash = self._flash(heads, budget)
+        for run in _runs(widths):
+            step = len(widths) if flash or not together else together
+            width = min(room, self.padded(widths[run.start]))
+            for first in range(run.start, run.stop, step):
+                images = slice(first, min(first + step, run.stop))
+                if flash:
+                    yield images, width, FlashAttention(heads[images], width)
+                else:
+                    yield images, width, (StoredMap if together else RowBlocks)(heads[images], budget)
+
+    def _flash(self, heads: SelfHeads, budget: MemoryBudget) -> bool:
+        """Whether the device's own attention is fast, and can act as S."""
+        able = heads.q.device.type in ("cuda", "meta") and torch.version.hip is None and budget.limit > 0
+        fits = not heads.joint and heads.kept is None and heads.q.dtype != torch.float64
+        return able and fits and heads.q.shape[2] > FLASH_FROM
+
+
+class Triton:
+    """The operations of `fused`."""
+
+    name: BackendName = "triton"
+
+    def padded(self, width: int) -> int:
+        from . import fused
+
+        return fused.padded(width)
+
+    def cross_maps(
+        self, q: Tensor, k: Tensor, scale: float, kept: Tensor | None, width: int, budget: MemoryBudget
+    ) -> Tensor:
+        from . import tiles
+
+        return tiles.cross_maps(q, k, scale, kept, width)
+
+    def operators(
+        self, heads: SelfHeads, widths: Sequence[int], room: int, budget: MemoryBudget
+    ) -> Iterator[tuple[slice, int, Operator]]:
+        from . import fused, tiles
+
+        n = heads.q.shape[2]
+        runs = _runs([width <= fused.NARROW for width in widths])
+        narrow = [run for run in runs if widths[run.start] <= fused.NARROW]
+        chosen = tiles.Narrow(narrow[0].start, narrow[0].stop) if len(narrow) == 1 else tiles.Narrow()
+        together = budget.images_at_once(len(widths), tiles.map_bytes(n))
+        for images, operator in tiles.operators(heads, together, chosen, tiles.in_half(n)):
+            yield images, room, operator
+
+
+BACKENDS: dict[BackendName, type[PyTorch] | type[Triton]] = {"pytorch": PyTorch, "triton": Triton}
+
+
+def _runs(values: Sequence[int]) -> Iterator[slice]:
+    """Places of equal neighbours."""
+    start = 0
+    for _, run in groupby(values):
+        stop = start + len(list(run))
+        yield slice(start, stop)
+        start = stop
+
+
+def backend_for(q: Tensor, budget: MemoryBudget) -> Backend:
+    """The backend for the q (b, H, n, d) of a layer.
+
+    Decided once for a device, a dtype, a width of heads and a way of keeping S; the first time it waits for the
+    device.
+    """
+    if _distrusted or not _has_triton(q.device):
+        return PyTorch()
+    keeping = _keeping(q.shape[0], q.shape[2], budget)
+    return Triton() if _proved(q.device, q.dtype, q.shape[3], keeping) else PyTorch()
+
+
+def distrust(error: Exception) -> None:
+    """Triton failed where it had been proved: PyTorch computes from here on."""
+    global _distrusted
+    _distrusted = True
+    logging.warning("S-CFG goes on without its Triton kernels: %r", error)
+
+
+Keeping = Literal["full", "half", "none"]
+_distrusted = False
+
+
+def _keeping(images: int, n: int, budget: MemoryBudget) -> Keeping:
+    from . import tiles
+
+    if not budget.images_at_once(images, tiles.map_bytes(n)):
+        return "none"
+    return "half" if tiles.in_half(n) else "full"
+
+
+@functools.cache
+def _has_triton(device: torch.device) -> bool:
+    if device.type != "cuda" or torch.version.hip is not None or not hasattr(torch.library, "custom_op"):
+        return False
+    return importlib.util.find_spec("triton") is not None and torch.cuda.get_device_capability(device) >= (8, 0)
+
+
+@functools.cache
+def _proved(device: torch.device, dtype: torch.dtype, width: int, keeping: Keeping) -> bool:
+    try:
+        return agrees(device, dtype, width, keeping)
+    except Exception as error:  # a compiler, a driver or a card that Triton does not know
+        logging.info("S-CFG computes without Triton: %r", error)
+        return False
+
+
+def agrees(device: torch.device, dtype: torch.dtype, width: int, keeping: Keeping) -> bool:
+    """Whether the kernels give what PyTorch gives, on small tensors; the global generators stay as they are."""
+    from . import tiles
+
+    generator = torch.Generator().manual_seed(0)
+    sides = torch.randn((2, 2, 48, 2 * width), generator=generator).to(device, dtype)
+    q, k = sides.unflatten(-1, (2, width)).transpose(2, 3)
+    scale, budget, weights = width**-0.5, MemoryBudget(MIB, MIB), (0.0, 0.5, 0.5)
+    heads = SelfHeads(q, k, scale)
+    columns = tiles.cross_maps(q, k[:, :, :21], scale, None, 32)
+    expected = head_mean_attention(q, k[:, :, :21], scale=scale, width=32)
+    together = 0 if keeping == "none" else 2
+    ((images, operator),) = tiles.operators(heads, together, tiles.Narrow(), keeping == "half")
+    found = [columns, operator.propagate(expected[images], weights)]
+    wanted = [expected, StoredMap(heads, budget).propagate(expected, weights)]
+    return all(bool((a - b).abs().max() <= TOLERANCE * b.max()) for a, b in zip(found, wanted, strict=True))

@@ -1,0 +1,102 @@
+"""`operators` by the Triton kernels: S in memory, or tiles of S that never leave the chip."""
+
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+
+from torch import Tensor
+
+from . import fused
+from .operators import Operator, Product, SelfHeads
+
+HALF_FROM = 64 * 1024 * 1024
+"""S of one image is kept in fp16 where it would take more bytes than this in fp32."""
+
+
+@dataclass(frozen=True)
+class Narrow:
+    """Images (first to stop) of whose columns only the first `fused.NARROW` are needed."""
+
+    first: int = 0
+    stop: int = 0
+
+    def within(self, images: slice) -> "Narrow":
+        """The same, counted from the first of `images`."""
+        first = min(max(self.first, images.start), images.stop) - images.start
+        return Narrow(first, max(first, min(self.stop, images.stop) - images.start))
+
+
+def in_half(n: int) -> bool:
+    """Whether S of n patches is kept in fp16."""
+    return 4 * n * n > HALF_FROM
+
+
+def map_bytes(n: int) -> int:
+    """Bytes of S of one image."""
+    return n * n * (2 if in_half(n) else 4)
+
+
+def cross_maps(q: Tensor, k: Tensor, scale: float, kept: Tensor | None, width: int) -> Tensor:
+    """C (b, n, width) of text keys k (b, H, m, d), zeros beyond m."""
+    q, k = fused.readable(q), fused.readable(k)
+    return fused.head_mean(q, k, fused.row_lse(q, k, scale, kept), scale, kept, False, width)
+
+
+class Tiles(Product):
+    """What both have: q, k and the log-sum-exp of every row, from which any tile of S can be computed."""
+
+    def __init__(self, heads: SelfHeads, lse: Tensor, narrow: Narrow) -> None:
+        self._heads, self._lse, self._narrow = heads, lse, narrow
+        image = heads.image or slice(None)
+        self._keys = fused.readable(heads.k[:, :, image])
+        self._kept = None if heads.kept is None else heads.kept[:, image].contiguous()
+        self._level = lse
+        if heads.normalise:
+            ones = lse.new_ones((len(lse), lse.shape[2], fused.ALIGNMENT))
+            sums = self._streamed(ones, ones, 1.0, 0.0, Narrow())[..., 0]
+            self._level = lse + sums.log2()[:, None]
+
+    def text_columns(self, text: slice) -> Tensor:
+        kept = None if self._heads.kept is None else self._heads.kept[:, text].contiguous()
+        keys = fused.readable(self._heads.k[:, :, text])
+        width = fused.padded(keys.shape[2])
+        columns = fused.head_mean(self._heads.q, keys, self._lse, self._heads.scale, kept, False, width)
+        return columns[..., : keys.shape[2]]
+
+    def _streamed(self, values: Tensor, base: Tensor, alpha: float, beta: float, narrow: Narrow) -> Tensor:
+        return fused.stream_map(
+            self._heads.q, self._keys, self._level, self._heads.scale, self._kept,
+            values, base, alpha, beta, narrow.first, narrow.stop,
+        )  # fmt: skip
+
+
+class StoredTiles(Tiles):
+    """S in memory, in fp32 or fp16."""
+
+    def __init__(self, heads: SelfHeads, lse: Tensor, narrow: Narrow, half: bool) -> None:
+        super().__init__(heads, lse, narrow)
+        n = heads.q.shape[2]
+        self._maps = fused.head_mean(heads.q, self._keys, self._level, heads.scale, self._kept, half, n)
+        self._unit = 1 / fused.half_factor(n) if half else 1.0
+
+    def apply(self, values: Tensor, base: Tensor, alpha: float, beta: float) -> Tensor:
+        narrow = self._narrow
+        return fused.apply_map(self._maps, values, base, alpha * self._unit, beta, narrow.first, narrow.stop)
+
+
+class StreamedTiles(Tiles):
+    """No S: every product computes its tiles again."""
+
+    def apply(self, values: Tensor, base: Tensor, alpha: float, beta: float) -> Tensor:
+        return self._streamed(values, base, alpha, beta, self._narrow)
+
+
+def operators(heads: SelfHeads, together: int, narrow: Narrow, half: bool) -> Iterator[tuple[slice, Operator]]:
+    """Operators of `together` images at a time, with their images; of all, without S, where that is 0."""
+    heads = replace(heads, q=fused.readable(heads.q), k=fused.readable(heads.k))
+    lse = fused.row_lse(heads.q, heads.k, heads.scale, heads.kept)
+    if not together:
+        yield slice(0, len(lse)), StreamedTiles(heads, lse, narrow)
+        return
+    for first in range(0, len(lse), together):
+        images = slice(first, min(first + together, len(lse)))
+        yield images, StoredTiles(heads[images], lse[images], narrow.within(images), half)

@@ -1,0 +1,144 @@
+"""Which backend and which operators are chosen, by the device's kind, its total memory and the sizes of a call."""
+
+import subprocess
+import sys
+from types import SimpleNamespace
+
+import pytest
+import torch
+
+from scfg_core.collect import backend as backends
+from scfg_core.collect.backend import PyTorch, backend_for
+from scfg_core.collect.budget import GIB, MIB, MemoryBudget
+from scfg_core.collect.operators import FlashAttention, RowBlocks, SelfHeads, StoredMap
+
+CUDA = torch.device("cuda", 0)
+
+
+def heads_of(n, images=2, device="meta", dtype=torch.float16):
+    q = torch.empty(images, 10, n, 64, device=device, dtype=dtype)
+    return SelfHeads(q, q, 0.125)
+
+
+@pytest.mark.parametrize(
+    ("kind", "total", "limit"),
+    [
+        ("cpu", 64 * GIB, 256 * MIB),
+        ("cuda", None, 256 * MIB),
+        ("cuda", 2 * GIB, 256 * MIB),
+        ("cuda", 8 * GIB, 8 * GIB // 12),
+        ("cuda", 12 * GIB, GIB),
+        ("cuda", 24 * GIB, 2 * GIB),
+        ("cuda", 80 * GIB, 2 * GIB),
+        ("mps", 24 * GIB, 2 * GIB),
+    ],
+)
+def test_budget_is_a_rule_of_kind_and_total_memory(kind, total, limit):
+    budget = MemoryBudget.for_device(kind, total)
+    assert budget.limit == limit
+    assert MemoryBudget.for_device(kind, total, 16 * MIB).limit == 16 * MIB
+
+
+@pytest.mark.parametrize("total", [12 * GIB, 24 * GIB])
+@pytest.mark.parametrize("images", [1, 2, 4])
+@pytest.mark.parametrize("side", [32, 64, 96, 128])
+def test_triton_keeps_a_map_of_every_size_on_a_card_of_12_gib(side, images, total):
+    """SDXL at 64² to 256² latents: fp32 up to 64², fp16 above; batches take no more than the budget."""
+    n, budget = side * side, MemoryBudget.for_device("cuda", total)
+    size = n * n * (2 if n > 4096 else 4)
+    together = budget.images_at_once(2 * images, size)
+    assert together >= 1 and together * size <= budget.limit
+
+
+def test_8_gib_hold_the_map_of_a_2048_image_and_a_small_budget_streams():
+    size = 2 * (128 * 128) ** 2
+    assert MemoryBudget.for_device("cuda", 8 * GIB).images_at_once(2, size) == 1
+    assert MemoryBudget.for_device("cuda", 8 * GIB, 256 * MIB).images_at_once(2, size) == 0
+
+
+@pytest.mark.parametrize("total", [8 * GIB, 12 * GIB, 24 * GIB])
+@pytest.mark.parametrize("images", [2, 4, 8])
+@pytest.mark.parametrize(
+    ("side", "kind"),
+    [(16, StoredMap), (32, StoredMap), (64, FlashAttention), (96, FlashAttention), (128, FlashAttention)],
+)
+def test_pytorch_on_cuda_stores_small_maps_and_attends_for_large_ones(side, kind, images, total):
+    budget, heads = MemoryBudget.for_device("cuda", total), heads_of(side * side, images)
+    widths = [77] * (images // 2) + [2] * (images // 2)
+    found = list(PyTorch().operators(heads, widths, 80, budget))
+    assert all(isinstance(operator, kind) for *_, operator in found)
+    assert {width for _, width, _ in found} == {80, 8}
+    covered = [image for part, *_ in found for image in range(part.start, part.stop)]
+    assert covered == list(range(images))
+
+
+def test_other_devices_never_take_an_attention_that_may_not_be_there():
+    heads = heads_of(64 * 64, device="cpu", dtype=torch.float32)
+    for limit, kind in ((None, StoredMap), (MIB, RowBlocks)):
+        budget = MemoryBudget.for_device("cpu", None, limit)
+        first = next(
+            PyTorch().operators(SelfHeads(heads.q[:, :1, :, :8], heads.k[:, :1, :, :8], 1.0), [2, 2], 8, budget)
+        )
+        assert isinstance(first[2], kind)
+
+
+@pytest.fixture
+def card(monkeypatch):
+    """A pretended NVIDIA card, Triton beside it, and what the proof says."""
+    state = SimpleNamespace(capability=(8, 6), found=object(), proof=lambda *_: True, proofs=[])
+
+    def agrees(*key):
+        state.proofs.append(key)
+        return state.proof(*key)
+
+    monkeypatch.setattr(backends.torch.cuda, "get_device_capability", lambda device: state.capability)
+    monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: state.found)
+    monkeypatch.setattr(backends, "agrees", agrees)
+    monkeypatch.setattr(backends, "_keeping", lambda *_: "full")
+    monkeypatch.setattr(backends, "_distrusted", False)
+    backends._has_triton.cache_clear()
+    backends._proved.cache_clear()
+    yield state
+    backends._has_triton.cache_clear()
+    backends._proved.cache_clear()
+
+
+def chosen(width=64, dtype=torch.float16, device=CUDA):
+    q = SimpleNamespace(device=device, dtype=dtype, shape=(2, 10, 4096, width))  # there is no such device to be on
+    return backend_for(q, MemoryBudget.for_device("cuda", 12 * GIB)).name
+
+
+def test_triton_computes_where_it_is_proved_once_for_a_kind_of_layer(card):
+    assert [chosen(), chosen(), chosen(160)] == ["triton"] * 3
+    assert len(card.proofs) == 2
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"found": None},
+        {"capability": (7, 5)},
+        {"proof": lambda *_: False},
+        {"proof": lambda *_: 1 / 0},
+    ],
+    ids=["not installed", "an old card", "wrong numbers", "does not compile"],
+)
+def test_pytorch_computes_where_triton_does_not_work(card, change):
+    vars(card).update(change)
+    assert [chosen(), chosen()] == ["pytorch"] * 2
+
+
+@pytest.mark.parametrize("kind", ["cpu", "mps", "xpu", "privateuseone"])
+def test_other_devices_compute_by_pytorch(card, kind):
+    assert chosen(device=torch.device(kind)) == "pytorch" and not card.proofs
+
+
+def test_triton_is_not_asked_again_once_it_failed(card):
+    assert chosen() == "triton"
+    backends.distrust(RuntimeError("illegal instruction"))
+    assert chosen() == "pytorch"
+
+
+def test_nothing_imports_triton_unasked():
+    code = "import sys, scfg_core; assert not any(name.endswith(('.kernels', '.tiles')) for name in sys.modules)"
+    assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0

@@ -1,0 +1,79 @@
+"""What acts as S, by PyTorch, against float64: odd sizes, views, keys left out, joint keys."""
+
+import pytest
+import torch
+from qk import block, error, exact_mean, exact_propagation, labels
+
+from scfg_core.collect.budget import MIB, MemoryBudget
+from scfg_core.collect.operators import FlashAttention, RowBlocks, SelfHeads, StoredMap
+from scfg_core.method.attention import head_mean_attention
+
+PAPER, UNEVEN = (0, 0.25, 0.25, 0.25, 0.25), (0.1, 0.2, 0.7)
+FP32, FP16, BF16 = torch.float32, torch.float16, torch.bfloat16
+
+
+def operator_of(kind, heads, block_bytes=MIB):
+    if kind is FlashAttention:
+        return FlashAttention(heads, 24)
+    return kind(heads, MemoryBudget(256 * MIB, block_bytes))
+
+
+@pytest.mark.parametrize("block_bytes", [MIB, 40_000, 1])
+@pytest.mark.parametrize("dtype", [FP32, FP16, BF16])
+@pytest.mark.parametrize("width", [40, 64, 80, 128, 160])
+def test_head_mean_is_that_of_float64(width, dtype, block_bytes):
+    some = block(width, 13, 11, 21, batch=2, heads=3, width=width, dtype=dtype)
+    kept = torch.rand(2, 143, generator=torch.Generator().manual_seed(0)) < 0.8
+    for keys, mask in ((some.k, None), (some.k, kept), (some.cross_k, None)):
+        found = head_mean_attention(some.q, keys, scale=some.scale, block=block_bytes, kept=mask)
+        assert error(found, exact_mean(some.q, keys, some.scale, mask)) <= 3e-6
+
+
+@pytest.mark.parametrize("weights", [PAPER, UNEVEN])
+@pytest.mark.parametrize("kind", [StoredMap, RowBlocks])
+def test_propagation_is_that_of_float64(kind, weights):
+    some = block(1, 13, 11, 21, batch=2, width=40)
+    columns = head_mean_attention(some.cross_q, some.cross_k, width=24)
+    exact = exact_propagation(exact_mean(some.q, some.k, some.scale), columns, weights)
+    found = operator_of(kind, SelfHeads(some.q, some.k, some.scale)).propagate(columns, weights)
+    assert error(found, exact) <= 3e-6
+
+
+@pytest.mark.parametrize("normalise", [False, True])
+@pytest.mark.parametrize("kind", [StoredMap, RowBlocks])
+def test_joint_keys_give_both_maps(kind, normalise):
+    some = block(2, 5, 9, 13, batch=2, width=40)
+    k, text, image = torch.cat((some.cross_k, some.k), dim=2), slice(0, 13), slice(13, 58)
+    kept = torch.ones(2, 58, dtype=torch.bool)
+    kept[1, 9:13] = False
+    exact = exact_mean(some.q, k, some.scale, kept)
+    maps = exact[..., image] / (exact[..., image].sum(-1, keepdim=True) if normalise else 1)
+    operator = operator_of(kind, SelfHeads(some.q, k, some.scale, image, kept, normalise), 20_000)
+    cross = operator.text_columns(text)
+    assert error(cross, exact[..., text]) <= 3e-6
+    assert error(operator.propagate(cross, UNEVEN), exact_propagation(maps, exact[..., text], UNEVEN)) <= 3e-6
+
+
+@pytest.mark.parametrize(("dtype", "allowed"), [(FP32, 0.0005), (FP16, 0.001), (BF16, 0.001)])
+@pytest.mark.parametrize("weights", [PAPER, UNEVEN])
+def test_attention_in_place_of_a_map_gives_the_labels_of_float64(weights, dtype, allowed):
+    """Also of columns whose mean is a millionth of the others'; a column of zeros stays one."""
+    changed = patches = 0
+    for seed in range(8):
+        some = block(seed, 21, 19, 21, width=40, dtype=dtype)
+        columns = head_mean_attention(some.cross_q, some.cross_k, width=24)
+        columns[..., 3] *= 1e-6
+        exact = exact_propagation(exact_mean(some.q, some.k, some.scale), columns, weights)[..., :21]
+        found = operator_of(FlashAttention, SelfHeads(some.q, some.k, some.scale)).propagate(columns, weights)
+        assert not found[..., 21:].any()
+        changed += int((labels(found[..., :21]) != labels(exact)).sum())
+        patches += found.shape[1]
+    assert patches > 3000 and changed <= allowed * patches
+
+
+def test_a_thousandth_changes_labels_so_the_cases_can_tell():
+    some = block(0, 21, 19, 21, width=40)
+    maps = (exact_mean(some.q, some.k, some.scale), exact_mean(some.cross_q, some.cross_k, some.scale))
+    exact = exact_propagation(*maps, PAPER)
+    noise = torch.rand(exact.shape, generator=torch.Generator().manual_seed(0))
+    assert (labels(exact * (1 + 1e-3 * noise)) != labels(exact)).double().mean() > 0.05
