@@ -9,12 +9,14 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from typing import Any
+from unittest.mock import patch
 
 import torch
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from scfg_core import Grid, Prompt, Settings
+from scfg_core.collect import backend
 from scfg_core.collect.calls import LayerCall, Layout, Rows
 from scfg_core.collect.collector import Collector
 from scfg_core.collect.layers import BAND, choose_by_depth
@@ -32,7 +34,9 @@ COLUMNS = {
     "ours_tflop": "of S-CFG",
     "percent": "%",
     "limit": "limit, %",
-    "launches": "launches of S-CFG",
+    "launches": "launches",
+    "flash_percent": "flash, %",
+    "flash_launches": "launches",
 }
 
 
@@ -115,7 +119,8 @@ def run() -> list[dict[str, Any]]:
 def row(size: Size) -> dict[str, Any]:
     names = [str(block) for block in range(size.depth)]
     layers = choose_by_depth(names, "auto", size.band)
-    flops, launches = ours(size, layers)
+    flops, launches = ours(size, layers, stored=True)
+    flash, flash_launches = ours(size, layers, stored=False)
     return {
         "family": size.name,
         "layers": ", ".join(layers),
@@ -124,11 +129,22 @@ def row(size: Size) -> dict[str, Any]:
         "percent": round(100 * flops / size.step(), 2),
         "limit": size.limit,
         "launches": launches,
+        "flash_percent": round(100 * flash / size.step(), 2),
+        "flash_launches": flash_launches,
     }
 
 
-def ours(size: Size, layers: list[str]) -> tuple[int, int]:
-    """FLOPs and launches of the collector in one step."""
+def ours(size: Size, layers: list[str], stored: bool) -> tuple[int, int]:
+    """FLOPs and launches of the collector in one step, by PyTorch's operations.
+
+    stored  S is stored, as Triton's kernels and CPUs do; else as PyTorch does on CUDA without Triton, where an
+            attention per power takes more FLOPs and less time.
+    """
+    with patch.object(backend, "FLASH_FROM", SIDE * SIDE if stored else backend.FLASH_FROM):
+        return _counted(size, layers)
+
+
+def _counted(size: Size, layers: list[str]) -> tuple[int, int]:
     grid, collector = Grid(SIDE, SIDE), Collector(Settings())
     roles: list[Role] = ["word" if WORDS > column >= 0 else "null" for column in range(size.text)]
     if size.start:

@@ -167,7 +167,7 @@ def test_a_layout_that_a_family_does_not_have_is_left_out_and_the_image_is_made(
     texts, latent = prompts(family, **UNUSUAL[name]), latent_of(name)
     plain = sample(patcher(name), *texts, latent)
     guided = Guided()
-    guided.model, guided.trace = guide(patcher(name), Settings(), listener=guided, by_magnitude=magnitude)
+    guided.model, guided.trace = guide(patcher(name), Settings(), listeners=(guided,), by_magnitude=magnitude)
     image = sample(guided.model, *texts, latent)
     assert torch.equal(image, plain) is not magnitude
     assert Note.LAYER_SKIPPED.text in guided.line

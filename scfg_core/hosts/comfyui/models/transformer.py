@@ -36,7 +36,7 @@ class Transformer:
     masks: bool = False
     band: tuple[float, float] = BAND
     band_layers: int = BAND_LAYERS
-    confirmed: bool = False
+    experimental: bool = True
     takes_frames: bool = True
     marked_blocks: Sequence[tuple[str, int]] = ()
 
