@@ -42,6 +42,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("--checkpoint", type=Path, help="layers: your own checkpoint (needs ComfyUI)")
     parser.add_argument("--prompt", action="append", help="layers, update: a prompt; can be repeated")
     parser.add_argument("--steps", type=int, help="layers, update: sampling steps")
+    parser.add_argument("--against", type=Path, help="python: another checkout of this pack, measured in turns")
     return parser.parse_args()
 
 
@@ -50,7 +51,7 @@ def backends(options: argparse.Namespace) -> None:
 
     dtype = options.dtype or (torch.float32 if options.device == "cpu" else torch.float16)
     rows = backends.run(options.full, dtype, options.device, options.pairs or 5, not options.no_naive)
-    report.show("Backends that apply S, one block of 1 + 1 rows", rows, backends.COLUMNS)
+    report.show("Ways of applying S, one block of 1 + 1 rows", rows, backends.COLUMNS)
     report.save(options.out / "backends.json", "backends", rows, clock.machine(options.device))
 
 
@@ -68,14 +69,6 @@ def overhead(options: argparse.Namespace) -> None:
     rows = overhead.run(options.pairs or 5, options.device)
     report.show("What S-CFG adds to a step, layer by layer", rows, overhead.COLUMNS)
     report.save(options.out / "overhead.json", "overhead", rows, clock.machine(options.device))
-
-
-def budget(options: argparse.Namespace) -> None:
-    from . import budget
-
-    rows = budget.run(options.dtype or torch.bfloat16)
-    report.show("Layers of large images inside 256 MiB", rows, budget.COLUMNS)
-    report.save(options.out / "budget.json", "budget", rows, clock.machine("cpu"))
 
 
 def host(options: argparse.Namespace) -> None:
@@ -104,13 +97,21 @@ def launches(options: argparse.Namespace) -> None:
     report.save(options.out / "launches.json", "launches", rows, clock.machine("cpu"))
 
 
+def python(options: argparse.Namespace) -> None:
+    from . import python_time
+
+    rows = python_time.run(options.against, options.pairs or 3)
+    report.show("Python time of S-CFG per evaluation", rows, python_time.COLUMNS)
+    report.save(options.out / "python.json", "python", rows, clock.machine("cpu"))
+
+
 BENCHMARKS = {
     "backends": backends,
     "overhead": overhead,
-    "budget": budget,
     "families": families,
     "host": host,
     "launches": launches,
+    "python": python,
     "layers": layers,
     "update": update,
 }

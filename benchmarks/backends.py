@@ -1,4 +1,4 @@
-"""The backends that apply S against a naive version, for one transformer block of 1 + 1 rows.
+"""The ways of applying S against a naive version, for one transformer block of 1 + 1 rows.
 
 Time: attn1 + attn2 with the maps, over plain attention alone. Peak: live bytes beyond q, k and v. Labels: share of
 patches whose label or foreground differs from a float64 computation. All of a size come from one run.
@@ -16,7 +16,6 @@ from torch import Tensor
 from tqdm import tqdm
 
 from scfg_core import EntryMaps, Grid, Prompt, Settings, TokenMaps, segment_entries
-from scfg_core.collect.budget import Backend
 from scfg_core.collect.calls import LayerCall, Layout, Rows
 from scfg_core.collect.collector import Collector
 from scfg_core.method.attention import head_mean_attention
@@ -28,7 +27,13 @@ from .memory import LiveBytes
 from .naive import NaiveMaps, naive_bytes, propagated
 from .report import mib
 
-BACKENDS: tuple[Backend, ...] = ("stored", "matrix_free")
+CPU_WAYS: dict[str, dict[str, Any]] = {"stored": {"budget_mib": 1024.0}, "row blocks": {"budget_mib": 1e-3}}
+GPU_WAYS: dict[str, dict[str, Any]] = {
+    "triton": {"backend": "triton"},
+    "triton, streamed": {"backend": "triton", "budget_mib": 1e-3},
+    "pytorch": {"backend": "pytorch"},
+}
+"""What `Collector` is given for a way."""
 TOKENS = 77
 PROMPTS = {"negative": Prompt.plain("uncond", TOKENS), "positive": Prompt.plain("cond", TOKENS)}
 ROWS = (Rows("negative", slice(0, 1)), Rows("positive", slice(1, 2)))
@@ -37,8 +42,6 @@ SIZES = {
     "full": ((16, 16, 8, 160), (32, 32, 8, 160), (32, 32, 20, 64), (64, 64, 8, 40), (64, 64, 20, 64)),
     "gpu": ((16, 16, 8, 160), (32, 32, 20, 64), (64, 64, 8, 40), (64, 64, 20, 64), (128, 128, 10, 64)),
 }
-ROOMY_MIB = 1024
-"""Budget of the forced backends, in which blocks have their full size."""
 COLUMNS = {
     "case": "one block",
     "backend": "backend",
@@ -93,7 +96,7 @@ def measure(
     data = block(*size, dtype, device)
     h, w, heads, width = size
     expected = reference(data)
-    calls = {backend: partial(ours, data, backend) for backend in BACKENDS}
+    calls = {name: partial(ours, data, how) for name, how in ways_of(device).items()}
     if naive:
         calls["naive"] = partial(_naive, data)
     bare = partial(plain, data)
@@ -136,9 +139,9 @@ def plain(data: Block) -> None:
 
 
 @torch.no_grad()
-def ours(data: Block, backend: Backend, budget_mib: float = ROOMY_MIB) -> tuple[TokenMaps, TokenMaps]:
-    """Attention with maps."""
-    collector = Collector(Settings(), backend=backend, budget_mib=budget_mib)
+def ours(data: Block, how: dict[str, Any]) -> tuple[TokenMaps, TokenMaps]:
+    """Attention with maps; `how`: what the collector is given."""
+    collector = Collector(Settings(), **how)
     collector.begin(PROMPTS)
     plain(data)
     for call in calls_of(data):
@@ -171,7 +174,7 @@ def reference(data: Block) -> tuple[TokenMaps, TokenMaps]:
     maps = []
     for row in range(2):
         own, cross = (
-            head_mean_attention(q[row : row + 1].double(), k[row : row + 1].double(), block_mib=64)[0]
+            head_mean_attention(q[row : row + 1].double(), k[row : row + 1].double())[0]
             for q, k in ((data.q, data.k), (data.cross_q, data.cross_k))
         )
         maps.append(propagate(StoredAttention(own), cross, Settings().power_weights)[None])
@@ -203,10 +206,14 @@ def _peak(call: Any, device: str) -> int:
 def run(full: bool, dtype: torch.dtype, device: str, rounds: int, naive: bool = True) -> list[dict[str, Any]]:
     sizes = SIZES["quick" if not full else "full" if device == "cpu" else "gpu"]
     rows: list[dict[str, Any]] = []
-    with tqdm(total=len(sizes) * (rounds * (1 + len(BACKENDS)) + naive), unit="call") as bar:
+    with tqdm(total=len(sizes) * (rounds * (1 + len(ways_of(device))) + naive), unit="call") as bar:
         for size in sizes:
             rows += measure(size, dtype, device, rounds, naive and _naive_fits(size, device), bar)
     return rows
+
+
+def ways_of(device: str) -> dict[str, dict[str, Any]]:
+    return CPU_WAYS if device == "cpu" else GPU_WAYS
 
 
 def _naive_fits(size: tuple[int, int, int, int], device: str) -> bool:

@@ -12,7 +12,6 @@ import torch
 from torch import Tensor, nn
 
 from scfg_core import Grid, Settings
-from scfg_core.collect.layers import choose_layers
 from scfg_core.hosts.comfyui import guide, observe
 from scfg_core.hosts.comfyui.models import Architecture, architecture_of
 from scfg_core.run.session import Collection
@@ -168,7 +167,7 @@ def _architecture(unet: Any) -> Architecture:
 
 def _watched(unet: Any) -> list[nn.Module]:
     architecture = _architecture(unet)
-    names = choose_layers(architecture.layers, "auto")
+    names = architecture.choose_layers("auto")
     parts = {"input": unet.input_blocks, "middle": [unet.middle_block], "output": unet.output_blocks}
     return [
         attention
@@ -185,7 +184,7 @@ def _with_naive(patcher: Any) -> Any:
     """A clone whose guidance is naive S-CFG."""
     clone = patcher.clone()
     architecture = _architecture(clone.model.diffusion_model)
-    names = choose_layers(architecture.layers, "all")
+    names = architecture.choose_layers("all")
     state: dict[str, Any] = {}
 
     def evaluated(executor: Any, *args: Any) -> Tensor:
@@ -200,12 +199,12 @@ def _with_naive(patcher: Any) -> Any:
 
     def override(func: Any, q: Tensor, k: Tensor, v: Tensor, heads: int, *args: Any, **kwargs: Any) -> Tensor:
         options = kwargs.get("transformer_options") or {}
-        if architecture.layer_of(options) in names:
+        if architecture.layer_of(options, 0) in names:
             h, w = options["activations_shape"][2:4]
             queries, keys = (side.unflatten(-1, (heads, -1)).transpose(1, 2) for side in (q, k))
             kind = "attn1" if keys.shape[2] == h * w else "attn2"
             state.setdefault("cond_first", options["cond_or_uncond"][0] == 0)
-            name = architecture.layer_of(options)
+            name = architecture.layer_of(options, 0)
             state.setdefault("maps", NaiveMaps()).see(name, queries, keys, Grid(h, w), kind)
         return func(q, k, v, heads, *args, **kwargs)
 

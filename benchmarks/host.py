@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
-from . import clock, comfyui, on_diffusers, overhead, report
+from . import clock, comfyui, gpu, on_diffusers, overhead, report
 from .clock import Ratio
 from .meter import Meter
 from .naive import GIB, maps_bytes, powers_flop
@@ -143,6 +143,9 @@ def main(options: argparse.Namespace) -> None:
                 found[variant] = found.get(variant, {}) | parts
             if not options.memory_only:
                 found |= by_layers(name, side, dtype, max(5, pairs), options.device, found)
+            if not cpu:
+                for variant, parts in gpu.measure(host, side, ["cfg", "watch", "scfg"]).items():
+                    found[variant] |= parts
             case = f"{name} {side}²"
             for variant, parts in found.items():
                 row = {"name": f"{case}, {variant}", "time_ratio": None, "peak_ratio": None}
@@ -151,6 +154,8 @@ def main(options: argparse.Namespace) -> None:
             report.save(options.out / "host.json", "host", rows, facts)
         del host, meter
     report.show("A step on the host", rows, COLUMNS)
+    if not cpu:
+        report.show("An evaluation on the GPU", [row for row in rows if "busy" in row], gpu.COLUMNS)
 
 
 def _variants(options: argparse.Namespace, name: str, side: int, timed: bool) -> list[str]:

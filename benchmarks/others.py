@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from tqdm import tqdm
 
+from demo.wavelet import decode
 from scfg_core import Settings
 from scfg_core.hosts.comfyui import guide, observe
 from scfg_core.run.record import Run
@@ -26,12 +27,12 @@ from . import clock, comfyui, report
 
 PACK = Path(__file__).resolve().parents[1]
 PROMPTS = (
-    "a red circle and a blue square on a green background",
-    "a yellow triangle on a blue background",
-    "a purple square and a green circle",
-    "a white circle on a black background",
-    "a blue triangle on the left and a red square on the right",
-    "a yellow circle on the top and a purple cross on the bottom",
+    "a red boat and a white moon on water at night",
+    "a yellow tent on sand at sunset",
+    "a purple balloon and a green car",
+    "a white cat on grass at noon",
+    "a blue house on the left and a red tree on the right",
+    "an orange rocket and a pink star on snow in rain",
 )
 CFG = 5.0
 OTHERS: dict[str, tuple[str, tuple[Any, ...]]] = {
@@ -89,13 +90,13 @@ class Samplers:
     def _sample(self, model: Any, prompt: str, seed: int) -> Tensor:
         import comfy.sample
 
-        latent = torch.zeros(self._images, 3, 32, 32)
+        latent = torch.zeros(self._images, 12, 32, 32)
         noise = comfy.sample.prepare_noise(latent, seed)
         texts = [self._clip.encode_from_tokens_scheduled(self._clip.tokenize(text)) for text in (prompt, "")]
         sampled = comfy.sample.sample(
             model, noise, self._steps, CFG, "euler", "normal", *texts, latent, disable_pbar=True, seed=seed
         )
-        return (sampled.clamp(-1, 1) + 1) * 127.5
+        return (decode(sampled).clamp(-1, 1) + 1) * 127.5
 
 
 def node(name: str, home: Path, widgets: tuple[Any, ...], model: Any = None) -> Any:

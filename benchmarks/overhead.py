@@ -15,7 +15,6 @@ import torch
 from tqdm import tqdm
 
 from scfg_core import EntryMaps, Grid, Prompt, Settings, TokenMaps, ratio_map, segment_entries
-from scfg_core.collect.collector import DEFAULT_BUDGET_MIB
 
 from .backends import block, ours, plain
 from .clock import seconds
@@ -50,7 +49,7 @@ def measure(name: str, side: int, dtype: torch.dtype, pairs: int, device: str) -
     with tqdm(total=2 * pairs * len(LAYERS[name]), unit="call", desc=f"{name} {side}²: layers") as bar:
         for shrink, heads, width, layers in LAYERS[name]:
             data = block(side // shrink, side // shrink, heads, width, dtype, device)
-            watched = partial(ours, data, "auto", DEFAULT_BUDGET_MIB)
+            watched = partial(ours, data, {})
             watched()
             plain(data)
             for pair in range(pairs):

@@ -9,13 +9,14 @@ from torch import Tensor
 
 from demo.model import DemoModel
 from demo.sample import make_scheduler, starting_noise
+from demo.wavelet import decode
 from scfg_core import Settings
 from scfg_core.hosts.diffusers import scfg
 from scfg_core.run.record import Run
 from scfg_core.run.session import Collection
 
 SCALE = 5.0
-PROMPTS = ["a red circle and a blue square", "a green cross", "a yellow triangle and a purple circle"]
+PROMPTS = ["a red boat and a blue cat", "a green star", "a yellow tent and a purple balloon at night"]
 """What the demo model is asked for, unless prompts are given."""
 
 
@@ -23,7 +24,7 @@ PROMPTS = ["a red circle and a blue square", "a green cross", "a yellow triangle
 def sample(
     model: DemoModel, prompt: str, settings: Settings | None, collection: Collection, steps: int, seed: int = 0
 ) -> tuple[Tensor, Run | None]:
-    """An image (1, 3, 32, 32) by DDIM, and S-CFG's closed record; settings None = plain CFG."""
+    """An image (1, 3, 64, 64) by DDIM, and S-CFG's closed record; settings None = plain CFG."""
     scheduler = make_scheduler(model, "ddim")
     scheduler.set_timesteps(steps)
     context = model.text_encoder(model.tokenizer(["", prompt]))
@@ -37,4 +38,4 @@ def sample(
             x = scheduler.step(uncond + SCALE * (cond - uncond), t, x).prev_sample
     if run is not None:
         run.close()
-    return x, run
+    return decode(x), run

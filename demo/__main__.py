@@ -1,4 +1,4 @@
-"""`python -m demo`: the demo model's pictures by CFG and by S-CFG from the same noise, and what S-CFG saw."""
+"""`python -m demo`: the demo model's images by CFG and by S-CFG from the same noise, and what S-CFG saw."""
 
 from __future__ import annotations
 
@@ -20,16 +20,14 @@ from tqdm import tqdm
 from scfg_core import PRESETS, Settings
 from views.curves import region_norms, spread
 
-from .captions import parse
-from .model import DEFAULT, DemoModel, load_model
-from .report import Pair, comparison, norms, steps_sheet
-from .sample import SAMPLERS, sample, starting_noise
-from .score import score
+from .model import DEFAULT, load_model
+from .report import Samples, comparison, norms, steps_sheet
+from .sample import SAMPLERS, Sampled, sample, starting_noise
 
 PROMPTS = (
-    "a red circle and a blue square on a green background",
-    "a yellow triangle on the left and a purple cross on the right",
-    "a white circle on a black background",
+    "a purple balloon and a white cat on grass at noon",
+    "a red house and an orange tree on snow at night",
+    "a yellow rocket and a pink moon on sand at sunset",
 )
 
 
@@ -38,12 +36,12 @@ def parse_arguments(arguments: list[str] | None = None) -> argparse.Namespace:
     parser = argparse.ArgumentParser(prog="python -m demo", description=__doc__)
     parser.add_argument("--prompt", action="append", help="what to draw; may be given several times")
     parser.add_argument("--seed", type=_number(int, 0, 2**63 - 1), default=0)
-    parser.add_argument("--scale", type=_number(float, 1.01, 100.0), default=5.0, help="guidance scale, above 1")
+    parser.add_argument("--scale", type=_number(float, 1.01, 100.0), default=3.0, help="guidance scale, above 1")
     parser.add_argument("--steps", type=_number(int, 1, 1000), default=30)
     parser.add_argument("--preset", choices=PRESETS, default="default")
     parser.add_argument("--sampler", choices=SAMPLERS, default="ddim")
-    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the pictures and result.json")
-    parser.add_argument("--weights", type=Path, default=DEFAULT, help="another model of demo.train")
+    parser.add_argument("--out", type=Path, default=Path("out"), help="folder for the images and result.json")
+    parser.add_argument("--weights", type=Path, default=DEFAULT, help="another model of demo.training")
     options = parser.parse_args(arguments)
     options.prompt = options.prompt or list(PROMPTS)
     if options.out.exists() and not options.out.is_dir():
@@ -69,53 +67,67 @@ def _number(kind: type, low: float, high: float) -> Any:
     return check
 
 
-def sample_pairs(options: argparse.Namespace) -> list[Pair]:
-    """Every prompt by CFG and by S-CFG, from the same noise."""
-    common = {"scale": options.scale, "steps": options.steps, "sampler": options.sampler}
-    settings = Settings.preset(options.preset)
-    pairs: list[Pair] = []
-    with tqdm(total=2 * len(options.prompt) * options.steps, unit="step", leave=False) as bar:
+def sample_prompts(options: argparse.Namespace) -> list[Samples]:
+    """Every prompt by CFG, by S-CFG, and by CFG at S-CFG's mean scale, from the same noise."""
+    found: list[Samples] = []
+    with tqdm(total=3 * len(options.prompt) * options.steps, unit="step", leave=False) as bar:
         for index, prompt in enumerate(options.prompt):
-            noise = starting_noise([options.seed + index])
-            cfg, guided = (
-                sample(options.model, [prompt], noise, settings=each, advance=bar.update, **common)
-                for each in (None, settings)
+
+            def draw(scale: float, settings: Settings | None, index: int = index, prompt: str = prompt) -> Sampled:
+                return sample(
+                    options.model,
+                    [prompt],
+                    starting_noise([options.seed + index]),
+                    scale=scale,
+                    settings=settings,
+                    steps=options.steps,
+                    sampler=options.sampler,
+                    advance=bar.update,
+                )
+
+            guided = draw(options.scale, Settings.preset(options.preset))
+            assert guided.run is not None
+            found.append(
+                Samples(
+                    prompt,
+                    cfg=draw(options.scale, None),
+                    scfg=guided,
+                    matched=draw(guided.run.mean_guidance(), None),
+                )
             )
-            pairs.append(Pair(prompt, cfg, guided))
-    return pairs
+    return found
 
 
-def figures_of(model: DemoModel, pair: Pair) -> dict[str, Any]:
-    """What can be said about one prompt's two pictures in numbers."""
-    run = pair.scfg.run
+def figures_of(samples: Samples) -> dict[str, Any]:
+    """What can be said about one prompt's images in numbers.
+
+    Spreads: of the guidance's norm over the regions, before and after rescaling. Changes: mean difference of
+    S-CFG's image from either of CFG's, in levels of 0…255.
+    """
+    run = samples.scfg.run
     assert run is not None
     regions = region_norms(run)
-    told = parse(model.tokenizer.words(pair.prompt))
-    figures: dict[str, Any] = {
-        "prompt": pair.prompt,
+    guided = samples.scfg.images
+    return {
+        "prompt": samples.prompt,
         "mean_guidance": run.mean_guidance(),
         "spread_before": spread(regions.classifier, regions.areas),
         "spread_after": spread(regions.rescaled, regions.areas),
+        "change_from_cfg": 127.5 * (guided - samples.cfg.images).abs().mean().item(),
+        "change_from_cfg_of_the_same_mean": 127.5 * (guided - samples.matched.images).abs().mean().item(),
         "notes": run.notes,
     }
-    for name, sampled in (("cfg", pair.cfg), ("scfg", pair.scfg)):
-        verdict = None if told is None else score(sampled.images, [told])[0]
-        figures[name] = verdict and {
-            "phrases_right": [bool(right) for right in verdict.phrases],
-            "background_right": verdict.background,
-        }
-    return figures
 
 
-def write_all(options: argparse.Namespace, pairs: list[Pair], began: float) -> dict[str, Any]:
-    """Write pictures and figures to a temporary folder, then move them to `--out`, all or none."""
+def write_all(options: argparse.Namespace, prompts: list[Samples], began: float) -> dict[str, Any]:
+    """Write sheets and figures to a temporary folder, then move them to `--out`, all or none."""
     ancestor = next(folder for folder in (options.out, *options.out.absolute().parents) if folder.is_dir())
     with tempfile.TemporaryDirectory(dir=ancestor, prefix=".demo-") as temporary:
         folder = Path(temporary)
         pictures = {
-            "comparison.png": comparison(pairs),
-            "steps.png": steps_sheet(options.model, pairs[0]),
-            "norms.png": norms(pairs[0]),
+            "comparison.png": comparison(prompts),
+            "steps.png": steps_sheet(options.model, prompts[0]),
+            "norms.png": norms(prompts[0]),
         }
         for name, picture in pictures.items():
             Image.fromarray(picture).save(folder / name)
@@ -123,7 +135,7 @@ def write_all(options: argparse.Namespace, pairs: list[Pair], began: float) -> d
             "preset": options.preset,
             "settings": asdict(Settings.preset(options.preset)),
             **{name: getattr(options, name) for name in ("seed", "scale", "steps", "sampler")},
-            "prompts": [figures_of(options.model, pair) for pair in pairs],
+            "prompts": [figures_of(samples) for samples in prompts],
             "versions": {"torch": torch.__version__, "diffusers": diffusers.__version__},
             "seconds": round(time.monotonic() - began, 2),
         }
@@ -137,23 +149,23 @@ def write_all(options: argparse.Namespace, pairs: list[Pair], began: float) -> d
 def _finite(value: Any) -> Any:
     """The same for JSON, which has no infinity."""
     if isinstance(value, dict):
-        return {key: _finite(each) for key, each in value.items()}
+        return {key: _finite(part) for key, part in value.items()}
     if isinstance(value, (list, tuple)):
-        return [_finite(each) for each in value]
+        return [_finite(part) for part in value]
     return "inf" if value == float("inf") else value
 
 
 def print_table(result: dict[str, Any], out: Path) -> None:
     """One line per prompt, then where the files are."""
-    wide = max(len(each["prompt"]) for each in result["prompts"])
-    print(f"{'prompt':{wide}}  mean scale  spread of norms  right: CFG  S-CFG")
-    for each in result["prompts"]:
-        right = ["  –  " if each[name] is None else _right(each[name]) for name in ("cfg", "scfg")]
+    width = max(len(figures["prompt"]) for figures in result["prompts"])
+    print(f"{'prompt':{width}}  mean scale  spread of norms  change from CFG, from CFG of the same mean")
+    for figures in result["prompts"]:
         print(
-            f"{each['prompt']:{wide}}  {each['mean_guidance']:10.2f}  "
-            f"{each['spread_before']:8.2f} → {each['spread_after']:.2f}  {right[0]:>10}  {right[1]:>5}"
+            f"{figures['prompt']:{width}}  {figures['mean_guidance']:10.2f}  "
+            f"{figures['spread_before']:8.2f} → {figures['spread_after']:.2f}  "
+            f"{figures['change_from_cfg']:15.1f}  {figures['change_from_cfg_of_the_same_mean']:24.1f}"
         )
-    notes = dict.fromkeys(note for each in result["prompts"] for note in each["notes"])
+    notes = dict.fromkeys(note for figures in result["prompts"] for note in figures["notes"])
     for note in notes:
         print(f"note: {note}")
     print(f"{result['seconds']:.0f} s. Files: " + ", ".join(str(out / name) for name in FILES))
@@ -162,19 +174,13 @@ def print_table(result: dict[str, Any], out: Path) -> None:
 FILES = ("comparison.png", "steps.png", "norms.png", "result.json")
 
 
-def _right(verdict: dict[str, Any]) -> str:
-    background = verdict["background_right"]
-    answers = [*verdict["phrases_right"], *([] if background is None else [background])]
-    return f"{sum(answers)}/{len(answers)}"
-
-
 def main(arguments: list[str] | None = None) -> None:
     """Parse, sample, write, tell."""
     began = time.monotonic()
     torch.set_num_threads(1)  # more of them only wait for each other at this size
     options = parse_arguments(arguments)
-    pairs = sample_pairs(options)
-    print_table(write_all(options, pairs, began), options.out)
+    prompts = sample_prompts(options)
+    print_table(write_all(options, prompts, began), options.out)
 
 
 if __name__ == "__main__":

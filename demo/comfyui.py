@@ -1,9 +1,11 @@
 """The demo model inside ComfyUI: MODEL, CLIP and VAE in the host's own classes, from the weights beside this file.
 
-The model works on 32×32 pixels. To the host they are a latent of three channels behind a VAE that only enlarges
-eightfold, so an EmptyLatentImage of 256×256 gives the size that the model was trained on.
+The model draws 64×64 pixels in a latent space of 12×32×32, a wavelet's. To the host the wavelet is the VAE, which
+also enlarges every pixel fourfold: an EmptyLatentImage of 256×256 gives the size that the model was trained on.
 """
 
+import logging
+from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,33 +22,51 @@ import torch.nn.functional as F
 from einops import rearrange
 from torch import Tensor, nn
 
-from ..scfg_core.hosts.comfyui.prompts import START_TOKENS, WORDS
-from .model import END, PAD, START, VOCABULARY, TextEncoder, Tokenizer, read_weights
+from ..scfg_core.hosts.comfyui.prompts import START_TOKENS
+from ..scfg_core.hosts.comfyui.prompts import WORDS as WORDS_KEY
+from .model import read_weights
+from .text import TextEncoder, split
+from .wavelet import CHANNELS, LOW, decode, encode
+from .words import END, LENGTH, PAD, START, VOCABULARY, WORDS
 
-ENLARGEMENT = 8
+ENLARGEMENT = 4
+"""Pixels of an image per pixel of the model."""
+
+DOWNSCALE = 2 * ENLARGEMENT
+"""Pixels of an image per latent."""
+
+FORMER_WORDS = {"circle": "balloon", "square": "house", "triangle": "tent", "cross": "star", "background": "grass"}
+"""Words of an earlier demo model, which saved workflows may have, and what is drawn in their place."""
+
+SPELLINGS = VOCABULARY + tuple(FORMER_WORDS)
+"""What the host's tokens are called: a former word keeps its name, so that masks and legends still find it."""
 
 
-class DemoPixels(comfy.latent_formats.LatentFormat):
-    """RGB in −1…1, shown as it is."""
+class DemoLatent(comfy.latent_formats.LatentFormat):
+    """The wavelet's low band, first of its channels, is an image of half the size: that is the preview."""
 
-    latent_channels = 3
-    latent_rgb_factors = [[1.0, 0.0, 0.0], [0.0, 1.0, 0.0], [0.0, 0.0, 1.0]]
+    latent_channels = CHANNELS
+    latent_rgb_factors = [[0.5 / LOW * (row == column) for column in range(3)] for row in range(CHANNELS)]
 
 
 class DemoConfig(comfy.supported_models_base.BASE):
     """The demo model's U-Net in the layout of Stable Diffusion 1.x."""
 
     unet_extra_config = {"num_heads": -1, "num_head_channels": 32}
-    latent_format = DemoPixels
+    latent_format = DemoLatent
     memory_usage_factor = 1.0
 
     def model_type(self, state_dict: dict, prefix: str = "") -> Any:
         return comfy.model_base.ModelType.V_PREDICTION
 
+    def inpaint_model(self) -> bool:
+        """The host takes every U-Net of more than four channels for one that wants a mask and its image."""
+        return False
+
 
 def load_demo() -> tuple[Any, Any, Any]:
     """MODEL, CLIP and VAE of the demo model."""
-    return load_patcher(), _load_clip(), EnlargingVAE()
+    return load_patcher(), _load_clip(), WaveletVAE()
 
 
 def load_patcher() -> Any:
@@ -96,29 +116,53 @@ def _depths(block_types: list[str]) -> list[int]:
 
 
 class DemoTokenizer:
-    """The host's tokenizer interface; brackets give words a weight, as everywhere in ComfyUI."""
+    """The host's tokenizer interface; brackets give words a weight, as everywhere in ComfyUI.
+
+    Words that the model does not know are skipped, and the node that encodes them says so.
+    """
 
     def __init__(self, embedding_directory: Any = None, tokenizer_data: Any = None) -> None:
-        self._tokenizer = Tokenizer()
+        """The host gives both arguments; there are no embeddings here."""
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **_: Any) -> dict[str, list]:
         pairs: list[tuple[int, float]] = [(START, 1.0)]
-        for part, weight in comfy.sd1_clip.token_weights(text, 1.0):
-            pairs += [(VOCABULARY.index(word), weight) for word in self._tokenizer.words(part)]
+        weighted = [
+            (word, weight) for part, weight in comfy.sd1_clip.token_weights(text, 1.0) for word in split(part)
+        ]
+        report_words([word for word, _ in weighted])
+        pairs += [(SPELLINGS.index(word), weight) for word, weight in weighted if word in SPELLINGS]
         pairs.append((END, 1.0))
-        if len(pairs) > Tokenizer.length:
-            raise ValueError(f"a prompt may have {Tokenizer.length - 2} words, this one has {len(pairs) - 2}")
-        pairs += [(PAD, 1.0)] * (Tokenizer.length - len(pairs))
+        if len(pairs) > LENGTH:
+            raise ValueError(f"a prompt may have {LENGTH - 2} words, this one has {len(pairs) - 2}")
+        pairs += [(PAD, 1.0)] * (LENGTH - len(pairs))
         if return_word_ids:
             words = _word_numbers([token for token, _ in pairs])
             return {"demo": [[(*pair, word + 1) for pair, word in zip(pairs, words, strict=True)]]}
         return {"demo": [pairs]}
 
     def untokenize(self, pairs: list[tuple]) -> list[tuple[tuple, str]]:
-        return [(pair, VOCABULARY[pair[0]]) for pair in pairs]
+        return [(pair, SPELLINGS[pair[0]]) for pair in pairs]
 
     def state_dict(self) -> dict:
         return {}
+
+
+def report_words(words: Sequence[str]) -> None:
+    """Name what is skipped or replaced, and the words that there are: in the log, and on the node that runs."""
+    from comfy_execution.utils import get_executing_context
+    from server import PromptServer
+
+    skipped = [word for word in dict.fromkeys(words) if word not in SPELLINGS]
+    replaced = [f"{word} (drawn as {FORMER_WORDS[word]})" for word in dict.fromkeys(words) if word in FORMER_WORDS]
+    if not skipped and not replaced:
+        return
+    actions = [("skipped", skipped), ("replaced", replaced)]
+    done = " and ".join(f"{action} {', '.join(named)}" for action, named in actions if named)
+    status = f"The demo model {done}. It knows: {' '.join(WORDS)}"
+    logging.warning(status)
+    server, context = getattr(PromptServer, "instance", None), get_executing_context()
+    if server is not None and server.client_id is not None and context is not None:
+        server.send_progress_text(status, context.node_id, server.client_id)
 
 
 class DemoClip(nn.Module):
@@ -137,9 +181,9 @@ class DemoClip(nn.Module):
         (pairs,) = tokens["demo"]
         numbers = [pair[0] for pair in pairs]
         device = next(self.parameters()).device
-        context = self.encoder(torch.tensor([numbers], device=device))
+        context = self.encoder(torch.tensor([[_model_token(number) for number in numbers]], device=device))
         weights = torch.tensor([float(pair[1]) for pair in pairs], device=device)
-        words = {WORDS: ([VOCABULARY[token] for token in numbers], _word_numbers(numbers)), START_TOKENS: (0,)}
+        words = {WORDS_KEY: ([SPELLINGS[token] for token in numbers], _word_numbers(numbers)), START_TOKENS: (0,)}
         return (context * weights[:, None]).cpu(), None, words
 
     def set_clip_options(self, options: dict) -> None:
@@ -152,6 +196,12 @@ class DemoClip(nn.Module):
         return self.load_state_dict(state_dict, strict=False)
 
 
+def _model_token(token: int) -> int:
+    """The model's own token; what takes the place of a former word."""
+    word = SPELLINGS[token]
+    return VOCABULARY.index(FORMER_WORDS.get(word, word))
+
+
 def _word_numbers(tokens: list[int]) -> list[int]:
     """Which word of the prompt each token is; −1 for START, END and padding."""
     return [index - 1 if token not in (START, END, PAD) else -1 for index, token in enumerate(tokens)]
@@ -162,23 +212,28 @@ def _load_clip() -> Any:
     return comfy.sd.CLIP(target, embedding_directory=None)
 
 
-class EnlargingVAE(comfy.sd.VAE):
-    """Latent RGB to a picture eight times as large, and back by averaging. Pictures (B, H, W, 3) in 0…1."""
+class WaveletVAE(comfy.sd.VAE):
+    """Latents to images (B, H, W, 3), range 0…1, and back; each pixel of the model is a square of an image."""
 
     def __init__(self) -> None:
         super().__init__(sd={"pixel_space_vae": torch.tensor(1.0)})
-        self.upscale_ratio = self.downscale_ratio = ENLARGEMENT
+        self.latent_channels = CHANNELS
+        self.upscale_ratio = self.downscale_ratio = DOWNSCALE
 
-    def decode(self, samples_in: Tensor, *args: Any, **kwargs: Any) -> Tensor:
-        pixels = rearrange(super().decode(samples_in, *args, **kwargs), "b h w c -> b c h w")
-        return rearrange(F.interpolate(pixels, scale_factor=ENLARGEMENT), "b c h w -> b h w c")
+    def decode(self, samples_in: Tensor, *_: Any, **__: Any) -> Tensor:
+        images = F.interpolate(decode(samples_in.float()), scale_factor=ENLARGEMENT)
+        images = rearrange((images + 1) / 2, "b c h w -> b h w c").clamp(0, 1)
+        return images.to(comfy.model_management.intermediate_device())
 
     def decode_tiled(self, samples: Tensor, *_: Any, **__: Any) -> Tensor:
         return self.decode(samples)
 
     def encode(self, pixel_samples: Tensor) -> Tensor:
-        pixels = rearrange(pixel_samples[..., :3], "b h w c -> b c h w")
-        return super().encode(rearrange(F.avg_pool2d(pixels, ENLARGEMENT), "b c h w -> b h w c"))
+        """Sides are cut to whole latents, as the host's VAEs do."""
+        pixels = rearrange(pixel_samples[..., :3], "b h w c -> b c h w").float()
+        height, width = (side // DOWNSCALE * DOWNSCALE for side in pixels.shape[2:])
+        latents = encode(F.avg_pool2d(pixels[..., :height, :width], ENLARGEMENT) * 2 - 1)
+        return latents.to(comfy.model_management.intermediate_device())
 
     def encode_tiled(self, pixel_samples: Tensor, *_: Any, **__: Any) -> Tensor:
         return self.encode(pixel_samples)

@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 from scfg_core import Settings
-from views.canvas import Picture, below, beside, fit, frame, margin, paper, titled
+from views.canvas import Picture, below, beside, enlarge, frame, margin, paper, titled
 from views.curves import RegionNorms, region_norms
 from views.owners import Owner, owners_of, shares_of
 from views.scale_map import heat, span_of
@@ -19,32 +19,31 @@ from views.segmentation import label_picture
 from views.text import FAINT, height_of, width_of, write
 
 from .model import load_model
-from .report import Pair
-from .sample import sample, starting_noise, to_pixels
+from .sample import Sampled, sample, starting_noise, to_pixels
 
-PROMPT = "a red circle on a blue background"
-TILE = 200
+PROMPT = "a red boat on water at sunset"
+TILE = 192
 HEAD = 18
 BAR_HEIGHT = 18
 SMALLEST_AREA = 0.05
-"""Regions below this part of the picture are left out: one look must be enough."""
+"""Regions below this part of the image are left out: one look must be enough."""
 
 
-def overview(pair: Pair) -> Picture:
+def overview(cfg: Sampled, scfg: Sampled) -> Picture:
     """CFG → which word owns what → a scale for each → S-CFG; under both how strongly each region is guided.
 
     Both runs must be recorded: CFG as S-CFG of strength 0.
     """
-    run, plain = pair.scfg.run, pair.cfg.run
+    run, plain = scfg.run, cfg.run
     assert run is not None and plain is not None
     last = run.evaluations[-1]
-    cfg, guided = (fit(to_pixels(each.images[0]), TILE, TILE) for each in (pair.cfg, pair.scfg))
+    before_image, after_image = (enlarge(to_pixels(sampled.images[0]), TILE, TILE) for sampled in (cfg, scfg))
     owners = owners_of(run)
     norms = region_norms(run, smallest_area=SMALLEST_AREA)
     labels, ratio = last.labels[0].numpy(), last.ratio[0].numpy()
     scales = {share.owner.text: share.scale for share in shares_of([last], norms.owners)}
 
-    regions = label_picture(labels, owners, TILE, TILE, base=guided, opacity=0.8)
+    regions = label_picture(labels, owners, TILE, TILE, base=after_image, opacity=0.8)
     _write_into(regions, labels, {owner: owner.text for owner in norms.owners})
     map_of_scales = heat(ratio, span_of(ratio), TILE, TILE)
     _write_into(map_of_scales, labels, {owner: f"{scales[owner.text]:.1f}" for owner in norms.owners})
@@ -62,11 +61,11 @@ def overview(pair: Pair) -> Picture:
     return margin(
         beside(
             [
-                below([_tile(cfg, f"CFG: one scale, {last.guidance_scale:g}"), _bars(before, top)]),
+                below([_tile(before_image, f"CFG: one scale, {last.guidance_scale:g}"), _bars(before, top)]),
                 _arrow(),
                 middle,
                 _arrow(),
-                below([_tile(guided, "S-CFG"), _bars(after, top)]),
+                below([_tile(after_image, "S-CFG"), _bars(after, top)]),
             ],
             0,
         )
@@ -138,7 +137,7 @@ def main(arguments: list[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m demo.overview", description=__doc__)
     parser.add_argument("--prompt", default=PROMPT)
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--scale", type=float, default=5.0)
+    parser.add_argument("--scale", type=float, default=3.0)
     parser.add_argument("--steps", type=int, default=30)
     parser.add_argument("--out", type=Path, default=Path("out/overview.png"))
     options = parser.parse_args(arguments)
@@ -146,12 +145,10 @@ def main(arguments: list[str] | None = None) -> None:
     model, noise = load_model(), starting_noise([options.seed])
     common = {"scale": options.scale, "steps": options.steps, "sampler": "ddim"}
     settings = Settings.preset("default")
-    cfg, guided = (
-        sample(model, [options.prompt], noise, settings=each, **common)
-        for each in (replace(settings, strength=0.0), settings)
-    )
+    cfg = sample(model, [options.prompt], noise, settings=replace(settings, strength=0.0), **common)
+    scfg = sample(model, [options.prompt], noise, settings=settings, **common)
     options.out.parent.mkdir(parents=True, exist_ok=True)
-    Image.fromarray(overview(Pair(options.prompt, cfg, guided))).save(options.out, optimize=True)
+    Image.fromarray(overview(cfg, scfg)).save(options.out, optimize=True)
     print(options.out)
 
 

@@ -1,4 +1,4 @@
-"""The demo's pictures: CFG beside S-CFG, the segmentation over the steps, the norms of the regions."""
+"""The demo's sheets: CFG beside S-CFG, the segmentation over the steps, the norms of the regions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from views.canvas import Picture, below, beside, enlarge, fit, frame, margin, padded, paper, titled
+from views.canvas import Picture, below, beside, enlarge, frame, margin, padded, paper, titled
 from views.curves import curves
 from views.legend import legend
 from views.owners import owners_of, shares_of
@@ -17,78 +17,96 @@ from views.text import FAINT, height_of, width_of, write
 
 from .model import DemoModel
 from .sample import Sampled, to_pixels, watch_again
+from .wavelet import decode
 
-TILE = 224
-SMALL_TILE = 112
+TILE = 192
+SMALL_TILE = 128
+"""Whole multiples of 64: an image is enlarged by whole pixels."""
 SHOWN_STEPS = 7
 POWERS = {"C only": (1.0,), "R = 1": (0.0, 1.0), "R = 4": (0.0, 0.25, 0.25, 0.25, 0.25)}
 
 
 @dataclass(frozen=True)
-class Pair:
-    """One prompt sampled twice from the same noise."""
+class Samples:
+    """One prompt sampled three times from the same noise: by CFG, by S-CFG, and by CFG at S-CFG's mean scale."""
 
     prompt: str
     cfg: Sampled
     scfg: Sampled
+    matched: Sampled
+
+    @property
+    def mean_guidance(self) -> float:
+        """Mean of γ·r over image and steps: the scale of `matched`."""
+        assert self.scfg.run is not None
+        return self.scfg.run.mean_guidance()
 
 
-def comparison(pairs: list[Pair]) -> Picture:
-    """CFG | S-CFG | final segmentation with its legend | scale map of the last step, one row per prompt."""
-    keys = [_legend_of(pair) for pair in pairs]
+def comparison(prompts: list[Samples]) -> Picture:
+    """CFG | CFG at S-CFG's mean scale | S-CFG | its regions with their legend | its scales; one row per prompt.
+
+    Regions and scales are those of the last step.
+    """
+    keys = [_legend_of(samples) for samples in prompts]
     widest = max(key.shape[1] for key in keys)
-    rows = [_comparison_row(pair, padded(key, 0, widest)) for pair, key in zip(pairs, keys, strict=True)]
+    rows = [_comparison_row(samples, padded(key, 0, widest)) for samples, key in zip(prompts, keys, strict=True)]
     return margin(below(rows, gap=24))
 
 
-def _legend_of(pair: Pair) -> Picture:
-    assert pair.scfg.run is not None
-    owners = owners_of(pair.scfg.run)
-    return legend(shares_of(pair.scfg.run.evaluations[-1:], owners), most_rows=8)
+def _legend_of(samples: Samples) -> Picture:
+    assert samples.scfg.run is not None
+    owners = owners_of(samples.scfg.run)
+    return legend(shares_of(samples.scfg.run.evaluations[-1:], owners), most_rows=8)
 
 
-def _comparison_row(pair: Pair, key: Picture) -> Picture:
-    assert pair.scfg.run is not None
-    last = pair.scfg.run.evaluations[-1]
-    cfg, guided = (to_pixels(sampled.images[0]) for sampled in (pair.cfg, pair.scfg))
+def _comparison_row(samples: Samples, key: Picture) -> Picture:
+    assert samples.scfg.run is not None
+    last = samples.scfg.run.evaluations[-1]
+    cfg, matched, guided = (
+        to_pixels(sampled.images[0]) for sampled in (samples.cfg, samples.matched, samples.scfg)
+    )
     labels, ratio = last.labels[0].numpy(), last.ratio[0].numpy()
-    regions = label_picture(labels, owners_of(pair.scfg.run), TILE, TILE, base=guided, opacity=0.75)
+    regions = label_picture(labels, owners_of(samples.scfg.run), TILE, TILE, base=guided, opacity=0.75)
     span = span_of(ratio)
     row = beside(
         [
-            titled(frame(fit(cfg, TILE, TILE)), "CFG"),
-            titled(frame(fit(guided, TILE, TILE)), "S-CFG"),
-            titled(frame(regions), "who owns what"),
+            titled(frame(enlarge(cfg, TILE, TILE)), f"CFG {last.guidance_scale:g}"),
+            titled(frame(enlarge(matched, TILE, TILE)), f"CFG {samples.mean_guidance:.2f}, the same mean"),
+            titled(frame(enlarge(guided, TILE, TILE)), f"S-CFG {last.guidance_scale:g}"),
+            titled(frame(regions), "whose is what"),
             below([paper(2, 1), key], gap=0),
             titled(frame(heat(ratio, span, TILE, TILE)), "guidance scale"),
             below([paper(height_of() + 4, 1), colour_bar(TILE + 2, last.guidance_scale, span)], gap=0),
         ]
     )
-    return titled(row, pair.prompt, size=18)
+    return titled(row, samples.prompt, size=18)
 
 
-def steps_sheet(model: DemoModel, pair: Pair) -> Picture:
-    """The paper's Figure 3: the predicted picture, the label maps of three propagations, and the foreground."""
-    run = pair.scfg.run
+def steps_sheet(model: DemoModel, samples: Samples) -> Picture:
+    """The paper's Figure 3: the predicted image, the label maps of three propagations, and the foreground."""
+    run = samples.scfg.run
     assert run is not None
     owners = owners_of(run)
-    chosen = spread_out(len(pair.scfg.timesteps), SHOWN_STEPS)
+    chosen = spread_out(len(samples.scfg.timesteps), SHOWN_STEPS)
     records = {
-        name: watch_again(model, pair.prompt, pair.scfg, chosen, weights) for name, weights in POWERS.items()
+        name: watch_again(model, samples.prompt, samples.scfg, chosen, weights) for name, weights in POWERS.items()
     }
 
-    predicted = [to_pixels(pair.scfg.clean[step][0]) for step in chosen]
-    rows = {"predicted": [frame(fit(picture, SMALL_TILE, SMALL_TILE)) for picture in predicted]}
+    predicted = [to_pixels(decode(samples.scfg.clean[step])[0]) for step in chosen]
+    rows = {"predicted": [frame(enlarge(image, SMALL_TILE, SMALL_TILE)) for image in predicted]}
     for name, record in records.items():
-        maps = [each.labels[0].numpy() for each in record.evaluations]
-        rows[name] = [frame(label_picture(each, owners, SMALL_TILE, SMALL_TILE)) for each in maps]
-    rows["foreground"] = [frame(_mask(each.foreground[0].numpy())) for each in records["R = 4"].evaluations]
+        maps = [evaluation.labels[0].numpy() for evaluation in record.evaluations]
+        rows[name] = [frame(label_picture(labels, owners, SMALL_TILE, SMALL_TILE)) for labels in maps]
+    foregrounds = [evaluation.foreground[0].numpy() for evaluation in records["R = 4"].evaluations]
+    rows["foreground"] = [frame(_mask(foreground)) for foreground in foregrounds]
     side = max(width_of(name) for name in rows)
     lines = [_row(name, pictures, side) for name, pictures in rows.items()]
     heads = _heads([f"step {step + 1}" for step in chosen], side)
     shown = [evaluation for record in records.values() for evaluation in record.evaluations]
     key = legend(shares_of(shown, owners), most_rows=len(owners), scales=False)
-    return margin(titled(beside([below([heads, *lines], gap=6), below([paper(20, 1), key], gap=0)]), pair.prompt))
+    return margin(
+        titled(beside([below([heads, *lines], gap=6), below([paper(20, 1), key], gap=0)]), samples.prompt)
+    )
 
 
 def _mask(foreground: np.ndarray) -> Picture:
@@ -111,7 +129,7 @@ def _heads(names: list[str], side: int) -> Picture:
     return beside([paper(1, side), *heads], gap=6)
 
 
-def norms(pair: Pair) -> Picture:
+def norms(samples: Samples) -> Picture:
     """The paper's Figure 1 for one prompt."""
-    assert pair.scfg.run is not None
-    return titled(curves(pair.scfg.run), f"  {pair.prompt}")
+    assert samples.scfg.run is not None
+    return titled(curves(samples.scfg.run), f"  {samples.prompt}")

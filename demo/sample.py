@@ -1,4 +1,4 @@
-"""Pictures from the demo model with diffusers' samplers, by CFG or S-CFG, and what happened on the way."""
+"""Images from the demo model with diffusers' samplers, by CFG or S-CFG, and what happened on the way."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ import torch
 from diffusers import DDIMScheduler, DPMSolverMultistepScheduler
 from torch import Tensor
 
-from scfg_core import Prompt, Segmentation, Settings
-from scfg_core.hosts.diffusers import scfg
+from scfg_core import Collection, Prompt, Run, Segmentation, Settings, scfg
 from scfg_core.hosts.diffusers.schedule import Schedule
-from scfg_core.run.record import Run
-from scfg_core.run.session import Collection
 
-from .model import VOCABULARY, DemoModel, Tokenizer
+from .model import DemoModel
+from .text import Tokenizer
+from .wavelet import CHANNELS, decode
+from .words import VOCABULARY
 from .world import SIZE
 
 SAMPLERS = {"ddim": DDIMScheduler, "dpmpp": DPMSolverMultistepScheduler}
@@ -26,16 +26,21 @@ SAMPLERS = {"ddim": DDIMScheduler, "dpmpp": DPMSolverMultistepScheduler}
 
 @dataclass(frozen=True)
 class Sampled:
-    """Pictures (B, 3, 32, 32), range −1…1, with the noisy input and the predicted x0 (B, 3, 32, 32) of every step.
+    """Final latents (B, 12, 32, 32), with the noisy latents and the predicted x0 (B, 12, 32, 32) of every step.
 
     run: the record of S-CFG; None for CFG.
     """
 
-    images: Tensor
+    latents: Tensor
     timesteps: list[int]
     inputs: list[Tensor]
     clean: list[Tensor]
     run: Run | None
+
+    @property
+    def images(self) -> Tensor:
+        """The final images (B, 3, 64, 64), range about −1…1."""
+        return decode(self.latents)
 
 
 def make_scheduler(model: DemoModel, sampler: str) -> Any:
@@ -46,10 +51,9 @@ def make_scheduler(model: DemoModel, sampler: str) -> Any:
 
 
 def starting_noise(seeds: list[int]) -> Tensor:
-    """One picture of noise per seed, the same in any batch: (B, 3, 32, 32)."""
-    return torch.stack(
-        [torch.randn(3, SIZE, SIZE, generator=torch.Generator().manual_seed(seed)) for seed in seeds]
-    )
+    """Latents of noise, one per seed, the same in any batch: (B, 12, 32, 32)."""
+    shape = (CHANNELS, SIZE // 2, SIZE // 2)
+    return torch.stack([torch.randn(shape, generator=torch.Generator().manual_seed(seed)) for seed in seeds])
 
 
 @torch.no_grad()
@@ -65,10 +69,10 @@ def sample(
     resegment: Callable[[Segmentation], Segmentation] | None = None,
     advance: Callable[[], Any] = lambda: None,
 ) -> Sampled:
-    """Sample one picture per prompt.
+    """Sample one image per prompt.
 
-    noise     (B, 3, 32, 32).
-    scale     γ; a tensor (B,) gives every picture its own, for CFG only.
+    noise     (B, 12, 32, 32).
+    scale     γ; a tensor (B,) gives every image its own, for CFG only.
     settings  of S-CFG; None = CFG.
     resegment what takes the place of S-CFG's own regions.
     advance   is called after every step.
@@ -79,13 +83,13 @@ def sample(
     gamma = torch.as_tensor(scale, dtype=torch.float32).reshape(-1, 1, 1, 1)
     guided = nullcontext()
     if settings is not None:
-        tokens = prompt_tokens(model.tokenizer, prompts[0]) if len(prompts) == 1 else None
+        prompt = tokenized(model.tokenizer, prompts[0]) if len(prompts) == 1 else None
         guided = scfg(
             model.unet,
             settings,
             guidance_scale=float(gamma),
             scheduler=scheduler,
-            prompt=tokens,
+            prompt=prompt,
             resegment=resegment,
         )
     x, inputs, clean = noise, [], []
@@ -115,7 +119,7 @@ def watch_again(
         guidance_scale=sampled.run.evaluations[0].guidance_scale,
         scheduler=scheduler,
         collection=Collection(power_weights=power_weights),
-        tokens=prompt_tokens(model.tokenizer, prompt),
+        prompt=tokenized(model.tokenizer, prompt),
     ) as run:
         for step in steps:
             x = sampled.inputs[step]
@@ -123,7 +127,7 @@ def watch_again(
     return run
 
 
-def prompt_tokens(tokenizer: Tokenizer, prompt: str) -> Prompt:
+def tokenized(tokenizer: Tokenizer, prompt: str) -> Prompt:
     """The prompt's tokens as a legend names them: a word is a token here."""
     ids = tokenizer([prompt])[0].tolist()
     count = len(tokenizer.words(prompt))
@@ -132,5 +136,5 @@ def prompt_tokens(tokenizer: Tokenizer, prompt: str) -> Prompt:
 
 
 def to_pixels(image: Tensor) -> Any:
-    """A picture (3, h, w) in −1…1 as an array (h, w, 3) of uint8."""
+    """An image (3, h, w) in −1…1 as an array (h, w, 3) of uint8."""
     return ((image.clamp(-1, 1) + 1) * 127.5).round().byte().permute(1, 2, 0).numpy()

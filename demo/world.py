@@ -1,231 +1,202 @@
-"""The demo's world: shapes in named colours, with captions and the true mask of every phrase.
+"""The demo's world: what is in each scene of the picture book, the caption that says so, and whose every token is.
 
-A scene holds one to three shapes that do not touch. Everything is drawn in one vectorised pass from signed
-distances, so edges are anti-aliased and thousands of pictures a second come from one core. The same seed
-gives the same scenes.
+One to three things in named colours stand on a ground under a sky: "a purple balloon and a white cat on grass at
+noon". `demo.drawing` makes images of 64×64 pixels and true owner maps of them. The same seed gives the same scenes.
 """
 
 from __future__ import annotations
 
-import zlib
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 
 import torch
-from einops import rearrange, reduce, repeat
 from torch import Tensor
 
-SIZE = 32
-MOST_SHAPES = 3
-SHAPES = ("circle", "square", "triangle", "cross")
-COLOURS = {
-    "red": (0.86, 0.13, 0.15),
-    "cyan": (0.20, 0.80, 0.86),
-    "yellow": (0.98, 0.89, 0.22),
-    "green": (0.13, 0.62, 0.25),
-    "blue": (0.14, 0.34, 0.90),
-    "purple": (0.58, 0.18, 0.72),
-    "white": (0.96, 0.96, 0.96),
-    "black": (0.08, 0.08, 0.10),
-}
-PLACES = ("left", "right", "top", "bottom")
-WORDS = ("a", "and", "on", "the", "background", *PLACES, *COLOURS, *SHAPES)
+from .words import (
+    COLOURS,
+    END,
+    GROUND_THINGS,
+    GROUNDS,
+    LENGTH,
+    NOUNS,
+    PAD,
+    SKIES,
+    SKY_THINGS,
+    START,
+    VOCABULARY,
+)
 
-NOBODY = -2
-"""Owner of a word that names nothing in the picture."""
-BACKGROUND = -1
-"""Owner of the words of a background phrase; shapes are 0, 1, 2."""
+SIZE = 64
+SLOTS = 3
+"""Places for things: two on the ground, one in the sky."""
 
-DIAMETERS = ((14.0, 19.0), (11.0, 15.0), (10.0, 12.0))
-"""Smallest and largest shape, in pixels, in scenes of one, two and three shapes."""
-COUNT_WEIGHTS = (0.5, 0.38, 0.12)
-BACKGROUND_PHRASES = 0.25
-PLACE_PHRASES = 0.3
+NOBODY, GROUND, SKY = -2, 3, 4
+"""Owners of tokens and pixels beside the things, which are 0, 1, 2; only tokens such as "and" have nobody."""
 
+CASTS = ((True, False, False), (False, False, True), (True, True, False), (True, False, True), (True, True, True))
+CAST_WEIGHTS = (0.24, 0.10, 0.24, 0.27, 0.15)
+"""Which slots are filled, and how often."""
 
-def palette() -> Tensor:
-    """The named colours in the order of `COLOURS`: (8, 3), float, range [-1, 1]."""
-    return torch.tensor(list(COLOURS.values())) * 2 - 1
+SAID, PLACED = 0.6, 0.25
+"""How often a caption names the ground, or the sky; how often it says where each of two things on the ground is."""
 
-
-@dataclass(frozen=True)
-class Phrase:
-    """A shape of a scene in words: indices into `COLOURS` and `SHAPES`, and a word of `PLACES` or None."""
-
-    colour: int
-    shape: int
-    place: str | None
-
-
-@dataclass(frozen=True)
-class Description:
-    """What is said about one scene. `background` indexes `COLOURS`; it is None where it goes unsaid."""
-
-    phrases: tuple[Phrase, ...]
-    background: int | None
-
-    def words(self) -> list[tuple[str, int]]:
-        """The caption's words, each with its owner: a phrase's index, `BACKGROUND` or `NOBODY`."""
-        colours, out = list(COLOURS), []
-        for i, phrase in enumerate(self.phrases):
-            if i:
-                out.append(("and", NOBODY))
-            said = ["a", colours[phrase.colour], SHAPES[phrase.shape]]
-            if phrase.place:
-                said += ["on", "the", phrase.place]
-            out += [(word, i) for word in said]
-        if self.background is not None:
-            said = ["on", "a", colours[self.background], "background"]
-            out += [(word, BACKGROUND) for word in said]
-        return out
-
-    @property
-    def caption(self) -> str:
-        """For example "a red circle on the left and a blue square on a green background"."""
-        return " ".join(word for word, _ in self.words())
-
-    @property
-    def held_out(self) -> bool:
-        """True for one caption in ten, chosen by its text alone: training never sees these."""
-        return zlib.crc32(self.caption.encode()) % 10 == 0
+NEVER = 120
+"""Number of an empty slot in the checksum of `held_out`: beyond every noun and colour."""
 
 
 @dataclass(frozen=True)
 class Scenes:
-    """N pictures, what is said about them, and what is where.
+    """N scenes before they are drawn. Lengths in pixels, y pointing down; all on the CPU.
 
-    images (N, 3, 32, 32), float, range [-1, 1]; masks (N, 3, 32, 32), bool: the pixels of each shape, all
-    False for shapes that a scene lacks; colours (N,): the background's index in `COLOURS`, said or not.
+    present  (N, 3) bool: which slots are filled; noun, colour (N, 3) int64: indices into `NOUNS` and `COLOURS`,
+             also in empty slots.
+    x, y, half (N, 3): centre and half height of each thing; horizon (N,): where the ground begins.
+    shade    (N, 3, 3): what each thing's colour differs by from its name's, RGB.
+    ground, sky (N,) int64: indices into `GROUNDS` and `SKIES`; says_ground, says_sky, says_places (N,) bool.
+    order    (N, 3) int64: slots in the order of the caption.
     """
 
-    images: Tensor
-    masks: Tensor
-    backgrounds: Tensor
-    descriptions: list[Description]
-
-    @property
-    def background_mask(self) -> Tensor:
-        """The pixels of no shape: (N, 32, 32), bool."""
-        return ~self.masks.any(1)
+    present: Tensor
+    noun: Tensor
+    colour: Tensor
+    x: Tensor
+    y: Tensor
+    half: Tensor
+    horizon: Tensor
+    shade: Tensor
+    ground: Tensor
+    sky: Tensor
+    says_ground: Tensor
+    says_sky: Tensor
+    says_places: Tensor
+    order: Tensor
 
     def __len__(self) -> int:
-        return len(self.descriptions)
+        return len(self.noun)
+
+    def __getitem__(self, rows: Tensor | slice) -> Scenes:
+        """Some of the scenes: by a slice, a mask (N,) or indices."""
+        return Scenes(**{field.name: getattr(self, field.name)[rows] for field in fields(self)})
+
+    def said(self) -> Tensor:
+        """Whether the caption names each owner: (N, 5), bool; things, ground, sky."""
+        return torch.cat([self.present, self.says_ground[:, None], self.says_sky[:, None]], dim=1)
 
 
-def distances(x: Tensor, y: Tensor, radius: Tensor) -> Tensor:
-    """Signed distance in pixels, negative inside, to each of `SHAPES`: stacked in a new last axis.
-
-    x, y: offsets from the centre, y pointing down; radius: half of the diameter; all broadcastable.
-    """
-    circle = torch.hypot(x, y) - radius
-    square = torch.maximum(x.abs(), y.abs()) - 0.9 * radius
-    slope = 2 / 5**0.5
-    side = x.abs() * slope + (-y - radius) * slope / 2
-    triangle = torch.maximum(side, y - 0.85 * radius)
-    near, far = torch.minimum(x.abs(), y.abs()), torch.maximum(x.abs(), y.abs())
-    cross = torch.maximum(near - 0.34 * radius, far - radius)
-    return torch.stack(torch.broadcast_tensors(circle, square, triangle, cross), -1)
-
-
-def coverage(distance: Tensor) -> Tensor:
-    """How much of a pixel lies inside: an anti-aliased edge one pixel wide, range [0, 1]."""
-    return (0.5 - distance).clamp(0, 1)
-
-
-def _place(count: Tensor, diameter: Tensor, rng: torch.Generator, tries: int = 160) -> tuple[Tensor, Tensor]:
-    """Centres (N, 3, 2) as (x, y) of shapes that fit and keep a pixel apart, and whether one was found."""
-    room = rearrange(diameter / 2 + 0.5, "n k -> n 1 k 1")
-    where = torch.rand(len(count), tries, MOST_SHAPES, 2, generator=rng)
-    where = room + where * (SIZE - 2 * room)
-    ok = torch.ones(len(count), tries, dtype=torch.bool)
-    for i in range(MOST_SHAPES):
-        for j in range(i):
-            gap = (where[:, :, i] - where[:, :, j]).abs().amax(-1)
-            apart = gap > (diameter[:, i] + diameter[:, j])[:, None] / 2 + 1
-            ok &= apart | (count <= i)[:, None]
-    first = ok.int().argmax(1)
-    return where[torch.arange(len(count)), first], ok.any(1)
-
-
-def _texture(n: int, channels: int, depth: float, rng: torch.Generator) -> Tensor:
-    """A slow gradient and a soft ripple, different in every picture: (n, channels, 32, 32), around 0."""
-    ramp = torch.linspace(-1, 1, SIZE)
-    y, x = torch.meshgrid(ramp, ramp, indexing="ij")
-    angle, phase, waves = torch.rand(3, n, channels, 1, 1, generator=rng)
-    along = x * (angle * 6.283).cos() + y * (angle * 6.283).sin()
-    ripple = torch.sin(along * (4 + 5 * waves) + phase * 6.283)
-    return depth * (along + 0.4 * ripple)
-
-
-def _say(
-    colour: list[int], shape: list[int], centre: list[list[float]], background: int, rng: torch.Generator
-) -> Description:
-    """Put one scene into words: sometimes with the places of its shapes, sometimes with its background."""
-    name_places, name_background = torch.rand(2, generator=rng).tolist()
-    phrases = []
-    for c, s, (x, y) in zip(colour, shape, centre, strict=True):
-        place = None
-        dx, dy = x - SIZE / 2, y - SIZE / 2
-        if name_places < PLACE_PHRASES and len(colour) < MOST_SHAPES and max(abs(dx), abs(dy)) > 3:
-            horizontal = abs(dx) >= abs(dy)
-            place = ("left", "right")[dx > 0] if horizontal else ("top", "bottom")[dy > 0]
-        phrases.append(Phrase(c, s, place))
-    return Description(tuple(phrases), background if name_background < BACKGROUND_PHRASES else None)
-
-
-def draw(n: int, seed: int, count_weights: tuple[float, float, float] = COUNT_WEIGHTS) -> Scenes:
-    """Draw n scenes from a seed; `count_weights` are the odds of one, two and three shapes."""
+def layout(count: int, seed: int) -> Scenes:
+    """Scenes from a seed."""
     rng = torch.Generator().manual_seed(seed)
-    count = 1 + torch.multinomial(torch.tensor(count_weights), n, replacement=True, generator=rng)
-    low, high = torch.tensor(DIAMETERS)[count - 1].unbind(-1)
-    diameter = low[:, None] + (high - low)[:, None] * torch.rand(n, MOST_SHAPES, generator=rng)
-    centre, found = _place(count, diameter, rng)
-    count = torch.where(found, count, 1)
-    present = torch.arange(MOST_SHAPES) < count[:, None]
-    shape = torch.randint(len(SHAPES), (n, MOST_SHAPES), generator=rng)
-    colour = torch.rand(n, len(COLOURS), generator=rng).argsort(1)
-    background, colour = colour[:, MOST_SHAPES], colour[:, :MOST_SHAPES]
 
-    ramp = torch.arange(SIZE) + 0.5
-    x = ramp - centre[..., 0, None, None]
-    y = ramp[:, None] - centre[..., 1, None, None]
-    distance = distances(x, y, diameter[..., None, None] / 2)
-    index = repeat(shape, "n k -> n k h w 1", h=SIZE, w=SIZE)
-    alpha = coverage(distance.gather(-1, index).squeeze(-1)) * present[..., None, None]
+    def uniform(*shape: int) -> Tensor:
+        return torch.rand(*shape, generator=rng)
 
-    tints = palette()
-    jitter = 0.05 * torch.randn(n, MOST_SHAPES + 1, 3, 1, 1, generator=rng)
-    picture = rearrange(tints[background], "n c -> n c 1 1") + jitter[:, MOST_SHAPES]
-    picture = picture + _texture(n, 1, 0.06, rng)
-    shade = _texture(n, MOST_SHAPES, 0.05, rng)
-    for k in range(MOST_SHAPES):
-        paint = rearrange(tints[colour[:, k]], "n c -> n c 1 1") + jitter[:, k] + shade[:, k, None]
-        picture = torch.lerp(picture, paint, alpha[:, k, None])
-    picture = picture + 0.012 * torch.randn(picture.shape, generator=rng)
+    cast = torch.multinomial(torch.tensor(CAST_WEIGHTS), count, replacement=True, generator=rng)
+    present = torch.tensor(CASTS)[cast]
+    first = torch.randint(len(GROUND_THINGS), (count,), generator=rng)
+    second = (first + torch.randint(1, len(GROUND_THINGS), (count,), generator=rng)) % len(GROUND_THINGS)
+    above = len(GROUND_THINGS) + torch.randint(len(SKY_THINGS), (count,), generator=rng)
+    colour = uniform(count, len(COLOURS)).argsort(1)[:, :SLOTS]
 
-    told = [
-        _say(c[:k], s[:k], p[:k], b, rng)
-        for k, c, s, p, b in zip(
-            count.tolist(), colour.tolist(), shape.tolist(), centre.tolist(), background.tolist(), strict=True
-        )
-    ]
-    return Scenes(picture.clamp(-1, 1), alpha > 0.5, background, told)
+    horizon = 34 + 10 * uniform(count)
+    foot = torch.maximum(horizon[:, None] + 5 + 9 * uniform(count, 2), torch.tensor(48.0)).clamp(max=61)
+    pair, alone_above = present[:, 1], ~present[:, 0]
+    smallest = torch.where(pair, 9.5, 11.0)
+    largest = torch.where(pair, 12.5, 15.5)
+    half = smallest[:, None] + (largest - smallest)[:, None] * uniform(count, 2)
+    half = torch.where(present[:, 2:], torch.minimum(half, (foot - 24) / 2), half)
 
+    swapped = uniform(count) < 0.5
+    left = torch.where(pair, 15 + 5 * uniform(count), 17 + 30 * uniform(count))
+    right = 44 + 5 * uniform(count)
+    swap = pair & swapped
+    x = torch.stack([torch.where(swap, right, left), torch.where(swap, left, right)], dim=1)
+    half_above = torch.where(alone_above, 9 + 3 * uniform(count), 6.5 + 2.5 * uniform(count))
+    x = torch.cat([x, 10 + 44 * uniform(count, 1)], dim=1)
+    y = torch.cat([foot - half, (half_above + 2 + 4 * uniform(count))[:, None]], dim=1)
 
-def pick(scenes: Scenes, held_out: bool) -> Scenes:
-    """Only the scenes whose caption is, or is not, held out."""
-    keep = [i for i, d in enumerate(scenes.descriptions) if d.held_out == held_out]
-    rows = torch.tensor(keep, dtype=torch.long)
-    told = [scenes.descriptions[i] for i in keep]
-    return Scenes(scenes.images[rows], scenes.masks[rows], scenes.backgrounds[rows], told)
-
-
-def held_out_scenes(n: int, seed: int) -> Scenes:
-    """n scenes whose captions training never saw."""
-    scenes = pick(draw(14 * n, seed), held_out=True)
-    rows = torch.arange(n)
-    return Scenes(scenes.images[rows], scenes.masks[rows], scenes.backgrounds[rows], scenes.descriptions[:n])
+    ground, sky = torch.randint(4, (2, count), generator=rng)
+    return Scenes(
+        present=present,
+        noun=torch.stack([first, second, above], dim=1),
+        colour=colour,
+        x=x,
+        y=y,
+        half=torch.cat([half, half_above[:, None]], dim=1),
+        horizon=horizon,
+        ground=ground,
+        sky=sky,
+        says_ground=uniform(count) < SAID,
+        says_sky=uniform(count) < SAID,
+        says_places=(uniform(count) < PLACED) & pair,
+        order=uniform(count, SLOTS).argsort(1),
+        shade=torch.randn(count, SLOTS, 3, generator=rng) * 0.025,
+    )
 
 
-def patches(mask: Tensor, side: int) -> Tensor:
-    """Share of each patch that a mask covers: (..., 32, 32) bool -> (..., side, side) float."""
-    return reduce(mask.float(), "... (h p) (w q) -> ... h w", "mean", h=side, w=side)
+def held_out(scenes: Scenes) -> Tensor:
+    """True for one content in ten, (N,), whatever its arrangement and caption: training never sees these."""
+    thing = torch.where(scenes.present, scenes.noun * len(COLOURS) + scenes.colour, NEVER)
+    contents = torch.cat([thing, scenes.ground[:, None], scenes.sky[:, None]], dim=1)
+    checksum = (contents * torch.tensor([7919, 104729, 1299709, 15485863, 32452843])).sum(1)
+    return checksum * 2654435761 % 2**32 // 2**16 % 10 == 0
+
+
+def held_out_scenes(count: int, seed: int) -> Scenes:
+    """Scenes whose contents training never saw."""
+    scenes = layout(14 * count, seed)
+    return scenes[held_out(scenes).nonzero()[:count, 0]]
+
+
+def training_scenes(count: int, seed: int) -> Scenes:
+    """At most `count` scenes: those that are not held out."""
+    scenes = layout(count, seed)
+    return scenes[~held_out(scenes)]
+
+
+def captions(scenes: Scenes) -> tuple[Tensor, Tensor]:
+    """Token ids of the captions and the owner of every token: (N, 24) int64 each."""
+    count = len(scenes)
+    rows = torch.arange(count)
+    said: list[tuple[Tensor, Tensor, Tensor]] = []
+
+    def say(token: Tensor | int | str, owner: Tensor | int, where: Tensor | bool) -> None:
+        token = _ID[token] if isinstance(token, str) else token
+        token, owner, where = (torch.as_tensor(value).expand(count) for value in (token, owner, where))
+        said.append((token, owner, where))
+
+    say(START, NOBODY, True)
+    is_left = scenes.x[:, 0] < scenes.x[:, 1]
+    anything = torch.zeros(count, dtype=torch.bool)
+    for slot in scenes.order.unbind(1):
+        here = scenes.present[rows, slot]
+        colour, noun = scenes.colour[rows, slot], scenes.noun[rows, slot]
+        say("and", NOBODY, here & anything)
+        say(torch.where(colour == COLOURS.index("orange"), _ID["an"], _ID["a"]), slot, here)
+        say(_ids(COLOURS)[colour], slot, here)
+        say(_ids(NOUNS)[noun], slot, here)
+        placed = here & scenes.says_places & (slot < 2)
+        say("on", slot, placed)
+        say("the", slot, placed)
+        say(torch.where(is_left == (slot == 0), _ID["left"], _ID["right"]), slot, placed)
+        anything = anything | here
+    say("on", GROUND, scenes.says_ground)
+    say(_ids(GROUNDS)[scenes.ground], GROUND, scenes.says_ground)
+    say(_ids(("at", "at", "at", "in"))[scenes.sky], SKY, scenes.says_sky)
+    say(_ids(SKIES)[scenes.sky], SKY, scenes.says_sky)
+    say(END, NOBODY, True)
+
+    tokens, owners, kept = (torch.stack(column, dim=1) for column in zip(*said, strict=True))
+    tokens, owners = torch.where(kept, tokens, PAD), torch.where(kept, owners, NOBODY)
+    order = (~kept).int().argsort(dim=1, stable=True)[:, :LENGTH]
+    return tokens.gather(1, order), owners.gather(1, order)
+
+
+_ID = {word: index for index, word in enumerate(VOCABULARY)}
+
+
+def _ids(words: tuple[str, ...]) -> Tensor:
+    return torch.tensor([_ID[word] for word in words])
+
+
+def spell(tokens: Tensor) -> str:
+    """The words of a row of token ids, START, END and padding left out."""
+    return " ".join(VOCABULARY[token] for token in tokens.tolist() if token > PAD)

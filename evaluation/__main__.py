@@ -4,7 +4,8 @@ small        the whole grid on the small bundled model
 checkpoint   the paper's grid on a checkpoint of your own, in diffusers' format
 preference   a page on which people compare two arms blindly; votes: what they said
 accept       the small model against what it must reach, its segmentation by noise level among it
-masks        how well masks from words fit the true shapes, on the small model
+masks        how well masks from words fit the true things, on the small model
+judge        train the small model's judge, a classifier of true scenes
 
 Each has --help.
 """
@@ -21,6 +22,7 @@ COMMANDS = {
     "votes": ".preference.result",
     "accept": ".small_model.acceptance",
     "masks": ".small_model.masks",
+    "judge": ".small_model.train_judge",
 }
 
 

@@ -19,16 +19,20 @@ import torch
 from accelerate import PartialState
 
 from .arms import ARMS
+from .distances import Sight
 from .experiment import Plan, draw_missing
 from .frechet import Extractor, kept_features
-from .measures import clip_scorer, inception, picture_files, real_pictures, score_missing
+from .measures import clip_scorer, image_files, inception, real_images, score_missing
 from .options import add_plan, join, plan_of
 from .pipelines import SCHEDULERS, Parts, Pipelines, Sampling
 from .prompts import Prompt, read_prompts
-from .results import features_of, frechet_groups, write_results
+from .results import write_results
 from .store import Store
 
-DRAWN = [name for name, arm in ARMS.items() if arm.regions != "true"]
+CHOICES = [name for name, arm in ARMS.items() if arm.regions != "true" and not arm.projected]
+DRAWN = [name for name in CHOICES if not ARMS[name].rescale]
+"""Without those that some pipelines do not know."""
+
 DTYPES = {"fp16": torch.float16, "bf16": torch.bfloat16, "fp32": torch.float32}
 
 
@@ -37,11 +41,11 @@ def main(arguments: list[str] | None = None, extractor: Extractor | None = None)
     options = _parser().parse_args(arguments)
     process, plan = join(cpu=options.device == "cpu"), plan_of(options)
     prompts = read_prompts(options.captions, max(plan.prompts, plan.main_prompts), options.seed)
-    described = [] if options.images is None else picture_files(options.images, prompts)
+    described = [] if options.images is None else image_files(options.images, prompts)
     store = Store(options.out, process.process_index)
-    made_with = _draw(options, plan, prompts, store, process)
+    made_with = store.plan() if options.report else _draw(options, plan, prompts, store, process)
     clip_prompts = options.clip_prompts or plan.prompts
-    if options.clip is not None:
+    if options.clip is not None and not options.report:
         scorer = clip_scorer(options.clip, process.device)
         score_missing(store, plan, scorer, clip_prompts, process.process_index, process.num_processes)
     process.wait_for_everyone()
@@ -50,12 +54,13 @@ def main(arguments: list[str] | None = None, extractor: Extractor | None = None)
     store.read()
     if extractor is None and options.inception is not None:
         extractor = inception(options.inception, process.device)
-    groups = None
+    sight = None
     if extractor is not None and described and options.rounds >= 0:
         kept = store.folder / "features" / "real.npy"
-        real = kept_features(kept, extractor, real_pictures(described), len(described))
-        groups = frechet_groups(features_of(store, plan, extractor), real, plan, options.rounds)
-    print(write_results(store, plan, ("clip",) if options.clip else (), made_with, groups))
+        real = kept_features(kept, extractor, real_images(described), len(described))
+        sight = Sight(extractor, real, {"whole": slice(None)})
+    measures = ("clip",) if options.clip else ()
+    print(write_results(store, plan, measures, made_with, sight, options.rounds))
 
 
 def _draw(
@@ -86,11 +91,11 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("--second-stage", type=Path, help="folder of IF's stage II")
     parser.add_argument("--controlnet", type=Path, help="folder of a ControlNet")
-    parser.add_argument("--conditions", type=Path, help="its condition pictures, named like the captions' pictures")
+    parser.add_argument("--conditions", type=Path, help="its condition images, named like the captions' images")
     parser.add_argument(
         "--captions", type=Path, required=True, help="captions_*.json of COCO, or a prompt per line"
     )
-    parser.add_argument("--images", type=Path, help="folder of the pictures that the captions describe")
+    parser.add_argument("--images", type=Path, help="folder of the images that the captions describe")
     parser.add_argument("--inception", type=Path, help="weights of FID's Inception, as torch-fidelity has them")
     parser.add_argument("--clip", type=Path, help="folder of a CLIP model, as transformers has it")
     parser.add_argument("--clip-prompts", type=int, help="prompts with a CLIP score; all of --prompts by default")
@@ -99,11 +104,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument(
         "--seed", type=int, default=0, help="of the first prompt's noise, and of the prompts' order"
     )
-    parser.add_argument("--size", type=int, help="side of the picture that is drawn, pixels")
-    parser.add_argument("--kept-size", type=int, help="side of the picture that is kept, pixels")
+    parser.add_argument("--size", type=int, help="side of the image that is drawn, pixels")
+    parser.add_argument("--kept-size", type=int, help="side of the image that is kept, pixels")
     parser.add_argument("--negative", default="", help="negative prompt")
     parser.add_argument("--dtype", choices=DTYPES, default="fp16" if torch.cuda.is_available() else "fp32")
     parser.add_argument("--device", choices=("auto", "cpu"), default="auto")
     parser.add_argument("--out", type=Path, default=Path("out/checkpoint"))
-    add_plan(parser, arms=DRAWN, scales=[2.0, 3.0, 5.0, 7.5, 10.0], prompts=5000, main_prompts=0, batch=4)
+    scales = [2.0, 3.0, 5.0, 7.5, 10.0]
+    add_plan(parser, arms=DRAWN, choices=CHOICES, scales=scales, prompts=5000, main_prompts=0, batch=4)
     return parser

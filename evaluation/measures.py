@@ -1,4 +1,4 @@
-"""Networks that look at pictures: CLIP (text alignment) and Inception (Fréchet distance), from local files."""
+"""Networks that look at images: CLIP (text alignment) and Inception (Fréchet distance), from local files."""
 
 from __future__ import annotations
 
@@ -16,7 +16,6 @@ from tqdm import tqdm
 from transformers import CLIPModel, CLIPProcessor
 
 from scfg_core import ScfgError
-from scfg_core.errors import expect
 
 from .experiment import Plan
 from .frechet import Extractor
@@ -24,7 +23,7 @@ from .prompts import Prompt
 from .store import Pixels, Store
 
 SIDE = 256
-"""Pictures are compared at this size, as the paper does: real ones are cut square from their centre."""
+"""Images are compared at this size, as the paper does: real ones are cut square from their centre."""
 
 
 def clip_scorer(folder: Path, device: Any) -> CLIPScore:
@@ -52,17 +51,16 @@ def _tensor(found: Any) -> Tensor:
 
 
 def score_missing(store: Store, plan: Plan, scorer: CLIPScore, count: int, rank: int = 0, world: int = 1) -> None:
-    """Give every picture of the first `count` prompts its CLIP score, where the store lacks it."""
+    """Give every image of the first `count` prompts its CLIP score, where the store lacks it."""
     store.read()
     captions = store.captions()
     keys = [
         (arm, scale, index)
-        for arm in plan.arms
-        for scale in plan.scales
+        for arm, scale in plan.cells(plan.arms)
         for index in range(min(count, plan.count(arm)))
         if index % world == rank and "clip" not in store.found[arm, scale, index]
     ]
-    for arm, scale, index in tqdm(keys, desc="CLIP score", unit="picture", disable=rank > 0 or not keys):
+    for arm, scale, index in tqdm(keys, desc="CLIP score", unit="image", disable=rank > 0 or not keys):
         image = torch.from_numpy(store.image(arm, scale, index).copy())
         with torch.no_grad():
             value = scorer(rearrange(image, "h w c -> c h w"), captions[index])
@@ -85,23 +83,27 @@ def inception(weights: Path, device: Any) -> Extractor:
 
 
 def at_side(image: Pixels) -> Pixels:
-    """A picture (h, w, 3) at 256×256: cut square from its centre, bicubic with antialiasing."""
+    """An image (h, w, 3) at 256×256: cut square from its centre, bicubic with antialiasing."""
     if image.shape[:2] == (SIDE, SIDE):
         return image
     return np.asarray(ImageOps.fit(Image.fromarray(image), (SIDE, SIDE), Image.Resampling.BICUBIC))
 
 
-def picture_files(folder: Path, prompts: Sequence[Prompt]) -> list[Path]:
-    """Files of the pictures that the captions describe. Raises `ScfgError` where one is not named or not there."""
+def image_files(folder: Path, prompts: Sequence[Prompt]) -> list[Path]:
+    """Files of the images that the captions describe. Raises `ScfgError` where one is not named or not there."""
     files: list[Path] = []
     for prompt in prompts:
-        remedy = "give captions in COCO's format with --captions, and the folder of their pictures with --images"
-        expect(prompt.image is not None, ScfgError, "captions of named pictures", "plain lines", remedy)
-        files.append(folder / str(prompt.image))
-        expect(files[-1].is_file(), ScfgError, f"{prompt.image} in {folder}", "none", remedy)
+        file = None if prompt.image is None else folder / prompt.image
+        if file is None or not file.is_file():
+            raise ScfgError(
+                f"expected {prompt.image or 'captions of named images'} in {folder}, got none: "
+                "give captions in COCO's format with --captions, and the folder of their images with --images"
+            )
+        files.append(file)
     return files
 
 
-def real_pictures(files: Sequence[Path]) -> Iterator[Pixels]:
+def real_images(files: Sequence[Path]) -> Iterator[Pixels]:
+    """Them, (h, w, 3) uint8."""
     for file in files:
         yield np.asarray(Image.open(file).convert("RGB"))

@@ -7,7 +7,7 @@ from datetime import timedelta
 
 from accelerate import PartialState
 
-from .arms import ARMS
+from .arms import ARMS, MAIN
 from .experiment import Plan
 
 LONGEST_WAIT = timedelta(days=30)
@@ -18,17 +18,19 @@ def add_plan(
     parser: argparse.ArgumentParser,
     *,
     arms: list[str],
+    choices: list[str],
     scales: list[float],
     prompts: int,
     main_prompts: int,
     batch: int,
 ) -> None:
     """Options of the plan, with these defaults."""
-    parser.add_argument("--arms", nargs="+", choices=ARMS, default=arms, metavar="ARM", help=", ".join(ARMS))
+    parser.add_argument("--arms", nargs="+", choices=choices, default=arms, metavar="ARM", help=", ".join(choices))
     parser.add_argument("--scales", type=float, nargs="+", default=scales, help="guidance scales γ")
     parser.add_argument("--prompts", type=int, default=prompts, help="that every arm draws; whole batches")
-    parser.add_argument("--main-prompts", type=int, default=main_prompts, help="that cfg, default and matched draw")
+    parser.add_argument("--main-prompts", type=int, default=main_prompts, help=f"that {', '.join(MAIN)} draw")
     parser.add_argument("--batch", type=int, default=batch, help="prompts drawn together")
+    parser.add_argument("--report", action="store_true", help="draw nothing: results of what is drawn already")
     parser.add_argument(
         "--rounds",
         type=int,

@@ -21,11 +21,10 @@ from diffusers import (
 from PIL import Image
 
 from scfg_core import ScfgError, Settings
-from scfg_core.errors import expect
 from scfg_core.hosts.diffusers import scfg
 from scfg_core.run.record import Run
 
-from .experiment import Request
+from .experiment import Drawn, Request
 from .prompts import Prompt
 from .regions import shuffled
 from .store import Pixels, Record
@@ -39,7 +38,7 @@ SCHEDULERS: Mapping[str, tuple[Any, dict[str, Any]]] = {
 
 @dataclass(frozen=True)
 class Sampling:
-    """How pictures are drawn. `size`: side in pixels, None = the model's own; `kept`: side of the kept picture."""
+    """How images are drawn. `size`: side in pixels, None = the model's own; `kept`: side of the kept image."""
 
     sampler: str = "ddim"
     steps: int = 50
@@ -65,13 +64,11 @@ class Pipelines:
     def __init__(
         self, parts: Parts, prompts: Sequence[Prompt], sampling: Sampling, device: Any, dtype: torch.dtype
     ) -> None:
-        expect(
-            parts.controlnet is None or parts.conditions is not None,
-            ScfgError,
-            "--conditions with --controlnet",
-            "none",
-            "name the folder of condition pictures, called as the pictures that the captions describe",
-        )
+        if parts.controlnet is not None and parts.conditions is None:
+            raise ScfgError(
+                "expected --conditions with --controlnet, got none: "
+                "name the folder of condition images, called as the images that the captions describe"
+            )
         self._prompts, self._sampling, self._parts = prompts, sampling, parts
         self._first = _ready(_load(parts.folder, parts.controlnet, dtype), sampling, device)
         self._second = None
@@ -87,29 +84,29 @@ class Pipelines:
         given = {name: _fingerprint(path) for name, path in vars(self._parts).items() if path is not None}
         return given | vars(self._sampling)
 
-    def judge(self, images: Sequence[Pixels], indices: Sequence[int]) -> list[Record]:
-        """Nothing yet: CLIP looks at the pictures later, when the U-Net has left the device."""
-        return [{} for _ in indices]
+    def draw(self, request: Request) -> Drawn:
+        """Draw a batch; images whose γ differ are drawn one by one. Plain CFG at one γ is watched.
 
-    def draw(self, request: Request) -> tuple[list[Pixels], Run | None]:
-        """Draw a batch; pictures whose γ differ are drawn one by one. Plain CFG at one γ is watched."""
+        CLIP looks at the images later, when the U-Net has left the device.
+        """
         if len(set(request.scales)) > 1:
             singles = zip(request.indices, request.scales, strict=True)
-            return [self._draw([index], scale, None, request)[0][0] for index, scale in singles], None
+            return Drawn([self._draw([index], scale, None, request).images[0] for index, scale in singles])
         settings = request.arm.settings or (WATCH if request.arm.matches is None else None)
         return self._draw(request.indices, request.scales[0], settings, request)
 
     @torch.no_grad()
-    def _draw(
-        self, indices: Sequence[int], scale: float, settings: Settings | None, request: Request
-    ) -> tuple[list[Pixels], Run | None]:
-        sampling, run = self._sampling, None
+    def _draw(self, indices: Sequence[int], scale: float, settings: Settings | None, request: Request) -> Drawn:
+        sampling = self._sampling
+        run: Run | None = None
         seeds = [sampling.seed + index for index in indices]
         call = self._text([self.captions[index] for index in indices]) | {
             "generator": [torch.Generator().manual_seed(seed) for seed in seeds],
             "guidance_scale": scale,
             "num_inference_steps": sampling.steps,
         }
+        if request.arm.rescale:
+            call["guidance_rescale"] = request.arm.rescale
         if self._parts.conditions is not None:
             call["image"] = [self._condition(self._parts.conditions, index) for index in indices]
         size = {} if sampling.size is None else {"height": sampling.size, "width": sampling.size}
@@ -125,10 +122,10 @@ class Pipelines:
             images = self._first(**call, **size, output_type="np" if self._second is None else "pt").images
             if self._second is not None:
                 images = self._second(**call | {"image": images}, output_type="np").images
-        return [_kept(image, sampling.kept) for image in images], run
+        return Drawn([_kept(image, sampling.kept) for image in images], run)
 
     def _text(self, captions: list[str]) -> dict[str, Any]:
-        """What the pipelines are told; two stages share what the first one's encoder says."""
+        """The pipelines' text; two stages share what the first one's encoder says."""
         negative = [self._sampling.negative] * len(captions)
         if self._second is None:
             return {"prompt": captions, "negative_prompt": negative}
@@ -137,10 +134,11 @@ class Pipelines:
 
     def _condition(self, folder: Path, index: int) -> Image.Image:
         name = self._prompts[index].image
-        expect(name is not None, ScfgError, "captions of named pictures", "plain lines", "use a COCO file")
-        path = next((each for each in folder.glob(f"{Path(str(name)).stem}.*")), None)
-        expect(path is not None, ScfgError, f"a condition picture for {name} in {folder.name}", "none", "make it")
-        assert path is not None
+        if name is None:
+            raise ScfgError("expected captions of named images, got plain lines: use a COCO file")
+        path = next(folder.glob(f"{Path(name).stem}.*"), None)
+        if path is None:
+            raise ScfgError(f"expected a condition image for {name} in {folder.name}, got none: make it")
         side = self._sampling.size or 512
         return Image.open(path).convert("RGB").resize((side, side), Image.Resampling.BICUBIC)
 
@@ -153,14 +151,21 @@ def _load(folder: Path, controlnet: Path | None, dtype: torch.dtype) -> Any:
 
 
 def _from_folder(kind: Any, folder: Path, dtype: torch.dtype, **parts: Any) -> Any:
-    remedy = "give a local folder with model_index.json, as save_pretrained writes it"
-    expect((folder / "model_index.json").is_file(), ScfgError, "a diffusers pipeline", folder.name, remedy)
+    if not (folder / "model_index.json").is_file():
+        raise ScfgError(
+            f"expected a diffusers pipeline, got {folder.name}: "
+            "give a local folder with model_index.json, as save_pretrained writes it"
+        )
     return kind.from_pretrained(folder, dtype=dtype, local_files_only=True, **parts)
 
 
 def _ready(pipeline: Any, sampling: Sampling, device: Any) -> Any:
-    """The pipeline with the experiment's sampler, on the device, and nothing in it that would change pictures."""
-    for blinding in ("safety_checker", "watermarker"):  # blackened and marked pictures would be measured, too
+    """The pipeline with the experiment's sampler, on the device, and nothing in it that would change images."""
+    for blinding in (
+        "safety_checker",
+        "watermarker",
+        "watermark",
+    ):  # blackened and marked images would be measured, too
         if getattr(pipeline, blinding, None) is not None:
             setattr(pipeline, blinding, None)
     kind, changes = SCHEDULERS[sampling.sampler]
@@ -175,7 +180,7 @@ def _ready(pipeline: Any, sampling: Sampling, device: Any) -> Any:
 def _fingerprint(folder: Path) -> str:
     """Name of a folder, and a hash of its files' names, sizes and small contents."""
     state = hashlib.sha256()
-    for path in sorted(each for each in folder.rglob("*") if each.is_file()):
+    for path in sorted(file for file in folder.rglob("*") if file.is_file()):
         state.update(f"{path.relative_to(folder)} {path.stat().st_size}\n".encode())
         if path.suffix == ".json":
             state.update(path.read_bytes())
@@ -183,7 +188,7 @@ def _fingerprint(folder: Path) -> str:
 
 
 def _kept(image: np.ndarray, side: int | None) -> Pixels:
-    """A picture (h, w, 3) of 0…1 as it is kept: uint8, scaled to `side`."""
+    """An image (h, w, 3) of 0…1 as it is kept: uint8, scaled to `side`."""
     pixels = (np.clip(image, 0, 1) * 255).round().astype(np.uint8)
     if side is None or pixels.shape[:2] == (side, side):
         return pixels

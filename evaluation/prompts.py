@@ -8,7 +8,6 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from scfg_core import ScfgError
-from scfg_core.errors import expect
 
 
 @dataclass(frozen=True)
@@ -28,27 +27,29 @@ def read_prompts(path: Path, count: int, seed: int = 0) -> list[Prompt]:
     """
     text = path.read_text(encoding="utf-8")
     found = _coco(text, seed) if path.suffix == ".json" else _lines(text)
-    expect(
-        len(found) >= count,
-        ScfgError,
-        f"{count} prompts in {path.name}",
-        len(found),
-        "ask for fewer with --prompts, or give a longer file",
-    )
+    if len(found) < count:
+        raise ScfgError(
+            f"expected {count} prompts in {path.name}, got {len(found)}: "
+            "ask for fewer with --prompts, or give a longer file"
+        )
     return found[:count]
 
 
 def _coco(text: str, seed: int) -> list[Prompt]:
     content = json.loads(text)
-    is_coco = isinstance(content, dict) and {"images", "annotations"} <= set(content)
-    remedy = "give a captions_*.json of COCO, or a .txt file with one prompt per line"
-    expect(is_coco, ScfgError, 'a JSON object with "images" and "annotations"', type(content).__name__, remedy)
+    if not isinstance(content, dict) or not {"images", "annotations"} <= set(content):
+        raise ScfgError(
+            f'expected a JSON object with "images" and "annotations", got a {type(content).__name__}: '
+            "give a captions_*.json of COCO, or a .txt file with one prompt per line"
+        )
     captions: dict[int, tuple[int, str]] = {}
-    for each in content["annotations"]:
-        first = captions.get(each["image_id"])
-        if first is None or each["id"] < first[0]:
-            captions[each["image_id"]] = each["id"], " ".join(each["caption"].split())
-    images = sorted((image for image in content["images"] if image["id"] in captions), key=lambda each: each["id"])
+    for annotation in content["annotations"]:
+        first = captions.get(annotation["image_id"])
+        if first is None or annotation["id"] < first[0]:
+            captions[annotation["image_id"]] = annotation["id"], " ".join(annotation["caption"].split())
+    images = sorted(
+        (image for image in content["images"] if image["id"] in captions), key=lambda image: image["id"]
+    )
     random.Random(seed).shuffle(images)
     return [Prompt(captions[image["id"]][1], image["file_name"]) for image in images]
 

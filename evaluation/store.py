@@ -1,11 +1,11 @@
 """What an experiment has finished so far, on disk and safe against a kill at any moment.
 
-    OUT/plan.json                          how the pictures are made; another plan is refused
+    OUT/plan.json                          how the images are made; another plan is refused
     OUT/captions.json                      the prompts by index
-    OUT/records/00000.jsonl                lines about pictures, one file per process
-    OUT/pictures/ARM/γ/000000.png
+    OUT/records/00000.jsonl                lines about images, one file per process
+    OUT/images/ARM/γ/000000.png
 
-A picture counts once its line is whole, and its line is written after the picture.
+An image counts once its line is whole, and its line is written after the image.
 """
 
 from __future__ import annotations
@@ -20,7 +20,6 @@ import numpy as np
 from PIL import Image
 
 from scfg_core import ScfgError
-from scfg_core.errors import expect
 
 Record = dict[str, Any]
 Key = tuple[str, float, int]
@@ -28,7 +27,7 @@ Pixels = np.ndarray
 
 
 class Store:
-    """Pictures and their records by (arm, γ, index); every process of an experiment has one, with its own file."""
+    """Images and their records by (arm, γ, index); every process of an experiment has one, with its own file."""
 
     def __init__(self, folder: Path, rank: int = 0) -> None:
         self.folder = folder
@@ -38,19 +37,23 @@ class Store:
     def begin(self, plan: Record, captions: Sequence[str]) -> None:
         """Begin the folder, or go on in one of the same plan and prompts, of which there may now be more or fewer.
 
-        Raises `ScfgError` where its pictures were made in another way.
+        Raises `ScfgError` where its images were made in another way.
         """
-        known, told = self._known("plan.json", plan), self._known("captions.json", list(captions))
-        common = min(len(told), len(captions))
-        expect(
-            known == plan and told[:common] == list(captions[:common]),
-            ScfgError,
-            f"the plan of {self.folder}, {known}",
-            plan,
-            "give the same options, or another folder",
-        )
-        if len(captions) > len(told):
+        known, before = self._known("plan.json", plan), self._known("captions.json", list(captions))
+        common = min(len(before), len(captions))
+        if known != plan or before[:common] != list(captions[:common]):
+            raise ScfgError(
+                f"expected the plan of {self.folder}, {known}, got {plan}: give the same options, or another folder"
+            )
+        if len(captions) > len(before):
             write_whole(self.folder / "captions.json", _json(list(captions)))
+
+    def plan(self) -> Record:
+        """How the images were made. Raises `ScfgError` where none were."""
+        path = self.folder / "plan.json"
+        if not path.exists():
+            raise ScfgError(f"expected an experiment in {self.folder}, got none: draw it without --report first")
+        return json.loads(path.read_text(encoding="utf-8"))
 
     def _known(self, name: str, content: Any) -> Any:
         """What the file says; made with `content` where there is none."""
@@ -71,7 +74,7 @@ class Store:
         return [index for index in indices if (arm, scale, index) not in self.found]
 
     def add(self, records: Sequence[Record], images: Sequence[Pixels]) -> None:
-        """Keep a batch of pictures, (h, w, 3) uint8; it is on the disk when this returns."""
+        """Keep a batch of images, (h, w, 3) uint8; it is on the disk when this returns."""
         for record, image in zip(records, images, strict=True):
             path = self.path(record["arm"], record["scale"], record["index"])
             path.parent.mkdir(parents=True, exist_ok=True)
@@ -79,7 +82,7 @@ class Store:
         self.annotate(records)
 
     def annotate(self, records: Sequence[Record]) -> None:
-        """Keep what is known of pictures, or more of it; it is on the disk when this returns."""
+        """Keep what is known of images, or more of it; it is on the disk when this returns."""
         self._own.parent.mkdir(parents=True, exist_ok=True)
         with self._own.open("a", encoding="utf-8") as file:
             file.write("".join(json.dumps(record) + "\n" for record in records))
@@ -96,10 +99,10 @@ class Store:
         return json.loads((self.folder / "captions.json").read_text(encoding="utf-8"))
 
     def path(self, arm: str, scale: float, index: int) -> Path:
-        return self.folder / "pictures" / arm / f"{scale:g}" / f"{index:06d}.png"
+        return self.folder / "images" / arm / f"{scale:g}" / f"{index:06d}.png"
 
     def image(self, arm: str, scale: float, index: int) -> Pixels:
-        """A kept picture (h, w, 3) uint8."""
+        """A kept image (h, w, 3) uint8."""
         return np.asarray(Image.open(self.path(arm, scale, index)).convert("RGB"))
 
 

@@ -8,7 +8,8 @@ from typing import Any
 
 from comfy_api.latest import io
 
-from ..scfg_core.run.record import Observation, Run
+from ..scfg_core.run.evaluation import Observation
+from ..scfg_core.run.record import Run
 from ..scfg_core.run.trace import Trace
 from .live import LiveView
 

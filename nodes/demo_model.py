@@ -11,14 +11,19 @@ class SCFGDemoModel(io.ComfyNode):
         return schema(
             node_id="SCFGDemoModel",
             display_name="S-CFG Demo Model",
-            description="A small bundled model that draws coloured shapes. Runs on a CPU in seconds, with no "
-            "download. Use an empty latent of 256×256 and prompts such as “a red circle and a blue square”.",
+            description="A small model that draws picture-book scenes and comes with the pack: runs on a CPU in "
+            "seconds, with no download. Use an empty latent of 256×256, and prompts like “a red boat on water”.",
             search_aliases=["demo", "example", "test model", "scfg"],
             inputs=[],
             outputs=[
-                io.Model.Output(display_name="model", tooltip="The U-Net: 32×32 pixels, v-prediction."),
-                io.Clip.Output(display_name="clip", tooltip="Its text encoder. Unknown words are an error."),
-                io.Vae.Output(display_name="vae", tooltip="Upscales the output of the model 8×."),
+                io.Model.Output(
+                    display_name="model", tooltip="The U-Net: 64×64 pixels as latents of 32×32, v-prediction."
+                ),
+                io.Clip.Output(
+                    display_name="clip",
+                    tooltip="Its text encoder; unknown words are skipped, and named on the text node.",
+                ),
+                io.Vae.Output(display_name="vae", tooltip="A wavelet; enlarges the model's pixels fourfold."),
             ],
         )
 

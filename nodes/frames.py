@@ -7,7 +7,8 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from ..scfg_core.run.record import Evaluation, Run
+from ..scfg_core.run.evaluation import Evaluation
+from ..scfg_core.run.record import Run
 from ..views.owners import owners_of, shares_of
 from ..views.palette import diverging
 from ..views.scale_map import span_of

@@ -15,7 +15,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any
 
-from ..scfg_core.run.record import Evaluation, Observation, Run
+from ..scfg_core.run.evaluation import Evaluation, Observation
+from ..scfg_core.run.record import Run
 from ..views.segmentation import spread_out
 from .frames import frame_of
 from .subscribers import current_graph, current_subscriber, send

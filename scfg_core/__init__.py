@@ -26,8 +26,9 @@ from .method.segment import UNOWNED, LayerMaps, Segmentation, segment, segment_e
 from .method.settings import PRESETS, Settings, uniform_powers
 from .prompt import Prompt
 from .run.agreement import agreement
+from .run.evaluation import Evaluation
 from .run.notes import Note
-from .run.record import Evaluation, Run
+from .run.record import Run
 from .run.session import Collection
 from .run.words import labels_of, parse_weights
 

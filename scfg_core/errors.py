@@ -11,9 +11,3 @@ class SettingsError(ScfgError):
 
 class ShapeError(ScfgError):
     """A tensor does not have the shape that its role requires."""
-
-
-def expect(holds: bool, error: type[ScfgError], expected: str, came: object, remedy: str) -> None:
-    """Raise `error` unless `holds`: "expected …, got …: …"."""
-    if not holds:
-        raise error(f"expected {expected}, got {came}: {remedy}")

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Literal
 
 from .errors import ShapeError
@@ -77,17 +78,17 @@ class Prompt:
     def num_tokens(self) -> int:
         return len(self.roles)
 
-    @property
+    @cached_property
     def start_tokens(self) -> tuple[int, ...]:
         """Columns of START, one per chunk of the prompt; () = the text encoder has none."""
         return tuple(i for i, role in enumerate(self.roles) if role == "start")
 
-    @property
+    @cached_property
     def owners(self) -> tuple[int, ...]:
         """Columns that may own patches, ascending."""
         return tuple(i for i, role in enumerate(self.roles) if role in OWNERS)
 
-    @property
+    @cached_property
     def dead(self) -> tuple[int, ...]:
         """Columns that take no part in the softmax."""
         return tuple(i for i, role in enumerate(self.roles) if role == "dead")

@@ -1,4 +1,8 @@
-"""Owners of regions: the words of a run's prompts, with their labels and one colour for all steps and views."""
+"""Who owns a region: the words of a run's prompts, each with its labels and one colour for every step and view.
+
+A region that goes to "on" or "a" is shown as a person would say it: as that of the word after it, "on grass". What
+goes to START, END or padding is that of no word.
+"""
 
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -9,15 +13,20 @@ from .core import UNOWNED, Evaluation, Prompt, Run
 from .palette import COLOUR_NAMES, END, NOBODY, PADDING, START, WORDS, word_colour
 from .text import Colour
 
-_STOP_WORDS = {"a", "an", "and", "at", "by", "for", "from", "in", "of", "on", "or", "the", "to", "with"}
-"""Function words: they get their colours last, so that the distinct ones go to the others."""
+_JOINING = {"and", "or"}
+_LITTLE = {"a", "an", "at", "by", "for", "from", "in", "into", "its", "of", "on", "the", "to", "with"} | _JOINING
+"""Words that say nothing alone, as punctuation does: they go with the next word, or at the end with the last."""
 
-_NEUTRAL = {"start": START, "end": END}
+_NO_WORD = {
+    "<start>": ("no word (start)", START),
+    "<end>": ("no word (end)", END),
+    "<pad>": ("no word (padding)", PADDING),
+}
 
 
 @dataclass(frozen=True)
 class Owner:
-    """A word, or all of START, END or padding: its text, its labels and its colour."""
+    """A word with the little ones before it, or all of START, END or padding: its name, labels and colour."""
 
     text: str
     labels: tuple[int, ...]
@@ -29,33 +38,74 @@ class Owner:
 
 
 def owners_of(run: Run) -> list[Owner]:
-    """Owners of all labels of a run, in prompt order; repeated words are numbered."""
-    words: list[tuple[str, tuple[int, ...]]] = []
+    """Owners of every label of a run, in the order of the prompts; words that come again are counted."""
+    phrases: list[_Phrase] = []
     neutral: list[Owner] = []
     for prompt in run.prompts or [Prompt.plain("cond", max(1, _count_labels(run)), ())]:
-        words += prompt.words_with_labels()
+        phrases += _phrases(prompt.words_with_labels())
         for index, (text, word) in enumerate(zip(prompt.texts, prompt.words, strict=True)):
             if not text and word < 0:
-                words.append((f"token {index}", (prompt.first_label + index,)))
-        neutral += [
-            Owner(text, labels, _NEUTRAL.get(text.strip("<>"), PADDING)) for text, labels in _special_tokens(prompt)
-        ]
-    colours = _colours([text.casefold() for text, _ in words])
-    owners = neutral + [Owner(text, labels, colour) for (text, labels), colour in zip(words, colours, strict=True)]
+                phrases.append(_Phrase([f"token {index}"], f"token {index}", [prompt.first_label + index]))
+        for text, labels in _special_tokens(prompt):
+            name, colour = _NO_WORD.get(text, (text, PADDING))
+            neutral.append(Owner(name, labels, colour))
+    colours = _colours([phrase.word.casefold() for phrase in phrases])
+    words = [
+        Owner(phrase.text(), tuple(phrase.labels), colour) for phrase, colour in zip(phrases, colours, strict=True)
+    ]
+    owners = neutral + words
     return [*_numbered(sorted(owners, key=lambda owner: owner.labels)), Owner("no prompt", (UNOWNED,), NOBODY)]
 
 
+@dataclass
+class _Phrase:
+    """A word, `words` with the little ones that go with it in their order, and the labels of all."""
+
+    words: list[str]
+    word: str
+    labels: list[int]
+
+    def text(self) -> str:
+        return " ".join(word for word in self.words if word == self.word or _is_shown(word))
+
+
+def _phrases(spelled: Sequence[tuple[str, tuple[int, ...]]]) -> list[_Phrase]:
+    """The words of a prompt, the little ones joined to their neighbours."""
+    phrases: list[_Phrase] = []
+    waiting = _Phrase([], "", [])
+    for text, labels in spelled:
+        waiting.words.append(text)
+        waiting.labels += labels
+        waiting.word = text
+        if not _is_little(text):
+            phrases.append(waiting)
+            waiting = _Phrase([], "", [])
+    if waiting.words and phrases:
+        phrases[-1].words += waiting.words
+        phrases[-1].labels += waiting.labels
+    elif waiting.words:
+        phrases.append(waiting)
+    return phrases
+
+
+def _is_little(word: str) -> bool:
+    return word.casefold() in _LITTLE or not any(letter.isalnum() for letter in word)
+
+
+def _is_shown(word: str) -> bool:
+    return word.casefold() in _LITTLE - _JOINING
+
+
 def _colours(words: Sequence[str]) -> list[Colour]:
-    """A colour per word: colour names get their own colour, stop words what is left."""
-    indices: dict[int, int] = {}
+    """A colour per word: names of colours look like themselves."""
+    places: dict[int, int] = {}
     for index, word in enumerate(words):
-        if word in COLOUR_NAMES and COLOUR_NAMES[word] not in indices.values():
-            indices[index] = COLOUR_NAMES[word]
-    others = [index for index in range(len(words)) if index not in indices]
-    others.sort(key=lambda index: words[index] in _STOP_WORDS)
-    free = (colour for colour in range(len(words) + len(WORDS)) if colour not in indices.values())
-    indices |= dict(zip(others, free, strict=False))
-    return [word_colour(indices[index]) for index in range(len(words))]
+        if word in COLOUR_NAMES and COLOUR_NAMES[word] not in places.values():
+            places[index] = COLOUR_NAMES[word]
+    others = [index for index in range(len(words)) if index not in places]
+    free = (place for place in range(len(words) + len(WORDS)) if place not in places.values())
+    places |= dict(zip(others, free, strict=False))
+    return [word_colour(places[index]) for index in range(len(words))]
 
 
 def _special_tokens(prompt: Prompt) -> list[tuple[str, tuple[int, ...]]]:

@@ -1,6 +1,6 @@
 """A page that shows pairs of images blind, side by side, and collects votes.
 
-OUT is the folder of an experiment: captions.json and pictures/ARM/γ/000000.png. The page is a folder of static
+OUT is the folder of an experiment: captions.json and images/ARM/γ/000000.png. The page is a folder of static
 files that any browser opens offline; send it, or put it on a web server. Every voter gets the same pairs, with A on
 the left in half of them, in a random order. PAGE.key.json, beside the folder, says which arm made which image: do
 not show it to voters.
@@ -74,7 +74,7 @@ def read_captions(out: Path) -> list[str]:
 
 def find_images(out: Path, arm: str, scale: float) -> dict[int, Path]:
     """An arm's images at this γ, by caption index."""
-    root = out / "pictures"
+    root = out / "images"
     files = {int(path.stem): path for path in (root / arm / f"{scale:g}").glob("*.png") if path.stem.isdecimal()}
     if not files:
         available = ", ".join(sorted(f"{path.parent.name} at γ {path.name}" for path in root.glob("*/*")))

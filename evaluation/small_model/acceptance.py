@@ -1,155 +1,139 @@
-"""Measure the demo model against what it must reach: `python -m evaluation accept` → a table.
+"""Measure the demo model against what it must reach: `python -m evaluation accept` → a table, and acceptance.json.
 
-Pictures: held-out captions are drawn with DDIM and plain classifier-free guidance, and judged by `demo.score`.
-Maps: true pictures of held-out captions are noised to a step t and given to the U-Net with their caption and
-with the empty prompt; `scfg_core.segment` turns its attention into a label map and a foreground. On the
-16x16 grid a patch belongs to a phrase if its winning token is one of the phrase's words, and to the background
-if it is START or a word of the background phrase; END, PAD and "and" belong to nobody. The truth is whatever
-covers more than half of a patch. Token mIoU is the mean of intersection over union over all phrases and
-backgrounds of all scenes. START's foreground is that of Eq. 14, from the empty prompt.
+Images: held-out captions are drawn with DDIM and plain classifier-free guidance, and seen by the judge. Maps: true
+images of held-out captions are noised to a step t and given to the U-Net with their caption and with the empty
+prompt; S-CFG watches. On the 16×16 grid a patch belongs to whatever its winning token names: a thing, the ground or
+the sky; START, END, padding and "and" name nothing. The truth is whatever covers most of a patch. Token mIoU is the
+mean of intersection over union over all things, grounds and skies that the captions name, of all scenes. START's
+foreground is that of Eq. 14, from the empty prompt; its truth is where the things are.
 """
 
 from __future__ import annotations
 
 import argparse
 import json
-from dataclasses import replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
 import numpy as np
 import torch
-from diffusers import DDIMScheduler
+from einops import rearrange
 from torch import Tensor
 
-from demo.model import DEFAULT, LENGTH, DemoModel, load_model
-from demo.score import score
-from demo.world import BACKGROUND, NOBODY, Description, Scenes, held_out_scenes, patches
-from scfg_core import Segmentation, Settings, segment
+from demo.model import DEFAULT, DemoModel
+from demo.world import GROUND, captions, held_out_scenes
+from scfg_core import Settings, uniform_powers
 
 from ..statistics import Figure, mean_of_groups, share
-from .maps import watch
+from ..store import write_whole
+from .judge import Judge, answers, load_judge, to_tensor
+from .noised import TrueScenes, watch_noised
+from .sampling import load_fast, sample, starting_noise
+from .system import to_pixels, verdicts
+from .train_judge import HELD_OUT_SEED, accuracy
 
-TIMES = (50, 200, 400, 600)
-GAMMAS = (3.0, 4.0, 5.0)
-FOUR_POWERS = Settings.preset("paper")
+TIMES = (50, 200, 400, 600, 800)
+FOUR_POWERS = Settings.preset("default")
 VARIANTS = {
-    "C only": replace(FOUR_POWERS, power_weights=(1.0,)),
-    "R = 1": replace(FOUR_POWERS, power_weights=(0.0, 1.0)),
+    "C only": replace(FOUR_POWERS, power_weights=uniform_powers(0)),
+    "R = 1": replace(FOUR_POWERS, power_weights=uniform_powers(1)),
     "R = 4": FOUR_POWERS,
-    "authors": Settings.preset("authors"),
 }
+IMAGE_SEED, NOISE_SEED, MAP_SEED = 31, 40_000, 11
+GUIDED, UNGUIDED = 5.0, 1.0
+LARGEST = 16.0
+"""Of the weights, MB."""
 
 
-@torch.no_grad()
-def paint(model: DemoModel, captions: list[str], gamma: float, steps: int, seed: int, batch: int = 50) -> Tensor:
-    """Pictures (N, 3, 32, 32) by DDIM and classifier-free guidance at a fixed scale gamma."""
-    scheduler = DDIMScheduler(**model.scheduler_config)
-    scheduler.set_timesteps(steps)
-    noise = torch.randn(len(captions), 3, 32, 32, generator=torch.Generator().manual_seed(seed))
-    pictures = []
-    for first in range(0, len(captions), batch):
-        told = captions[first : first + batch]
-        context = model.text_encoder(model.tokenizer([""] * len(told) + told))
-        x = noise[first : first + batch]
-        for t in scheduler.timesteps:
-            uncond, cond = model.unet(torch.cat([x, x]), t, encoder_hidden_states=context).sample.chunk(2)
-            x = scheduler.step(uncond + gamma * (cond - uncond), t, x).prev_sample
-        pictures.append(x)
-    return torch.cat(pictures)
+@dataclass(frozen=True)
+class Criterion:
+    """What a figure must reach: "at least" or "at most" a bound; or its interval, to lie "above" it."""
+
+    figure: str
+    rule: str
+    bound: float
+
+    def met(self, figures: dict[str, Figure]) -> bool:
+        found = figures[self.figure]
+        return {
+            "at least": found.mean >= self.bound,
+            "at most": found.mean <= self.bound,
+            "above": found.low > self.bound,
+        }[self.rule]
 
 
-@torch.no_grad()
-def segment_noised(model: DemoModel, scenes: Scenes, t: int, settings: tuple[Settings, ...]) -> list[Segmentation]:
-    """Label maps and foregrounds of true pictures noised to step t, one result per settings."""
-    alpha = DDIMScheduler(**model.scheduler_config).alphas_cumprod[t]
-    noise = torch.randn(scenes.images.shape, generator=torch.Generator().manual_seed(t))
-    x = alpha.sqrt() * scenes.images + (1 - alpha).sqrt() * noise
-    branches = []
-    for captions in ([d.caption for d in scenes.descriptions], [""] * len(scenes)):
-        with watch(model.unet) as seen:
-            model.unet(x, t, encoder_hidden_states=model.text_encoder(model.tokenizer(captions)))
-            branches.append(seen.layers())
-    return [segment(*branches, s) for s in settings]
+CRITERIA = (
+    Criterion("things, γ 5", "at least", 0.95),
+    Criterion("ground, γ 5", "at least", 0.98),
+    Criterion("sky, γ 5", "at least", 0.98),
+    Criterion("things, γ 1", "at most", 0.90),
+    *(Criterion(f"START foreground IoU, t {t}", "at least", 0.6) for t in TIMES if t <= 400),
+    Criterion("token mIoU, R = 4, t 400", "at least", 0.5),
+    Criterion("token mIoU, R = 4, t 600", "at least", 0.55),
+    *(Criterion(f"R = 4 minus C only, t {t}", "above", 0.0) for t in (400, 600)),
+    Criterion("judge, things", "at least", 0.995),
+    Criterion("judge, ground", "at least", 0.995),
+    Criterion("judge, sky", "at least", 0.995),
+    Criterion("weights, MB", "at most", LARGEST),
+)
 
 
-def owners(descriptions: list[Description]) -> Tensor:
-    """Who owns each token: a phrase's index, `BACKGROUND` (START, too) or `NOBODY`: (N, 20)."""
-    out = torch.full((len(descriptions), LENGTH), NOBODY)
-    for row, d in zip(out, descriptions, strict=True):
-        said = [owner for _, owner in d.words()]
-        row[: 1 + len(said)] = torch.tensor([BACKGROUND, *said])
-    return out
+def measure_images(model: DemoModel, judge: Judge, count: int, steps: int, batch: int = 16) -> dict[str, Figure]:
+    """Shares of right things, grounds and skies, and of images in which all is right, with and without guidance."""
+    scenes = held_out_scenes(count, IMAGE_SEED)
+    tokens, _ = captions(scenes)
+    figures = {}
+    for gamma in (GUIDED, UNGUIDED):
+        records = []
+        for start in range(0, count, batch):
+            rows = slice(start, start + batch)
+            noise = starting_noise([NOISE_SEED + index for index in range(start, min(start + batch, count))])
+            images, _ = sample(model, tokens[rows], noise, [gamma] * len(noise), steps=steps)
+            records += verdicts(answers(judge, to_tensor(to_pixels(images))), scenes[rows])
+        for name in ("things", "ground", "sky", "all right"):
+            figures[f"{name}, γ {gamma:g}"] = share([record[name] for record in records if record[name]])
+    return figures
 
 
-def overlap(a: Tensor, b: Tensor) -> float:
-    """Intersection over union of two masks."""
-    return ((a & b).sum() / (a | b).sum().clamp(min=1)).item()
+def overlap(one: Tensor, other: Tensor) -> Tensor:
+    """Intersection over union of masks (N, h, w): (N,); 0 where both are empty."""
+    both, either = (one & other).sum((1, 2)), (one | other).sum((1, 2))
+    return both / either.clamp(min=1)
 
 
-def region_overlaps(labels: Tensor, scenes: Scenes) -> tuple[list[list[float]], list[list[float]]]:
-    """Per scene, the IoU of each phrase's region, and of the background's. labels: (N, h, w)."""
-    who = torch.stack([row[label] for row, label in zip(owners(scenes.descriptions), labels, strict=True)])
-    side = labels.shape[-1]
-    shapes, ground = patches(scenes.masks, side) > 0.5, patches(scenes.background_mask, side) > 0.5
-    of_phrases = [
-        [overlap(w == k, mask[k]) for k in range(len(d.phrases))]
-        for w, mask, d in zip(who, shapes, scenes.descriptions, strict=True)
-    ]
-    of_background = [[overlap(w == BACKGROUND, mask)] for w, mask in zip(who, ground, strict=True)]
-    return of_phrases, of_background
+def token_overlaps(labels: Tensor, true: TrueScenes) -> list[list[float]]:
+    """Per scene, the IoU of every region that its caption names and its image shows. labels (N, 16, 16)."""
+    tokens = rearrange(labels.long().clamp(min=0), "n h w -> n (h w)")
+    found = true.token_owners.gather(1, tokens).view_as(labels)
+    said = true.scenes.said()
+    overlaps = []
+    for owner in range(said.shape[1]):
+        shown = true.patches == owner
+        counted = said[:, owner] & shown.flatten(1).any(dim=1)
+        overlaps.append(torch.where(counted, overlap(found == owner, shown).double(), torch.nan))
+    return [[value for value in row if value == value] for row in torch.stack(overlaps, dim=1).tolist()]
 
 
-def measure_pictures(model: DemoModel, n: int, steps: int) -> dict[str, Figure]:
-    """Phrase, colour, shape and background accuracy at each guidance scale."""
-    told = held_out_scenes(n, seed=500_001).descriptions
-    out = {}
-    for gamma in GAMMAS:
-        pictures = paint(model, [d.caption for d in told], gamma, steps, seed=1)
-        scores = score(pictures, told)
-        out[f"phrase accuracy, gamma {gamma:g}"] = share([list(s.phrases) for s in scores])
-        out[f"colour accuracy, gamma {gamma:g}"] = share([list(s.colours) for s in scores])
-        out[f"shape accuracy, gamma {gamma:g}"] = share([list(s.shapes) for s in scores])
-        said = [[s.background] for s in scores if s.background is not None]
-        out[f"background accuracy, gamma {gamma:g}"] = share(said)
-    return out
-
-
-def measure_maps(model: DemoModel, n: int) -> dict[str, Figure]:
+def measure_maps(model: DemoModel, count: int) -> dict[str, Figure]:
     """Token mIoU of every variant, and the foreground of START, at each noise level."""
-    scenes = held_out_scenes(n, seed=500_002)
-    truth = patches(scenes.background_mask, 16) < 0.5
-    out = {}
+    true = TrueScenes.held_out(count, MAP_SEED)
+    figures = {}
     for t in TIMES:
-        results = dict(zip(VARIANTS, segment_noised(model, scenes, t, tuple(VARIANTS.values())), strict=True))
         regions = {}
-        for name, result in results.items():
-            phrases, ground = region_overlaps(result.labels, scenes)
-            regions[name] = [p + g for p, g in zip(phrases, ground, strict=True)]
-            out[f"token mIoU, {name}, t {t}"] = mean_of_groups(regions[name])
-            out[f"of phrases, {name}, t {t}"] = mean_of_groups(phrases)
-            out[f"of backgrounds, {name}, t {t}"] = mean_of_groups(ground)
-        gains = [(np.array(r) - c).tolist() for r, c in zip(regions["R = 4"], regions["C only"], strict=True)]
-        out[f"R = 4 minus C only, t {t}"] = mean_of_groups(gains)
-        found = [[overlap(f, m)] for f, m in zip(results["R = 4"].foreground, truth, strict=True)]
-        out[f"START foreground IoU, t {t}"] = mean_of_groups(found)
-    return out
-
-
-def judge(figures: dict[str, Figure], megabytes: float) -> dict[str, bool]:
-    """Every acceptance criterion, met or not."""
-
-    def all_reach(name: str, where: str, values: tuple, least: float) -> bool:
-        return all(figures[f"{name}, {where} {v:g}"].mean >= least for v in values)
-
-    early = tuple(t for t in TIMES if t <= 400)
-    return {
-        "phrase accuracy >= 0.9 at every gamma": all_reach("phrase accuracy", "gamma", GAMMAS, 0.9),
-        "background accuracy >= 0.98 at every gamma": all_reach("background accuracy", "gamma", GAMMAS, 0.98),
-        "START foreground IoU >= 0.6 at t <= 400": all_reach("START foreground IoU", "t", early, 0.6),
-        "token mIoU, R = 4, >= 0.5 at t <= 400": all_reach("token mIoU, R = 4", "t", early, 0.5),
-        "R = 4 above C only at t <= 400": all(figures[f"R = 4 minus C only, t {t}"].low > 0 for t in early),
-        "weights <= 8 MB": megabytes <= 8,
-    }
+        for name, settings in VARIANTS.items():
+            seen = [run.evaluations[-1] for run in watch_noised(model, true, t, settings)]
+            regions[name] = token_overlaps(torch.cat([one.labels for one in seen]), true)
+            figures[f"token mIoU, {name}, t {t}"] = mean_of_groups(regions[name])
+            if name == "R = 4":
+                foreground = torch.cat([one.foreground for one in seen])
+                found = overlap(foreground, true.patches < GROUND)
+                figures[f"START foreground IoU, t {t}"] = mean_of_groups([[value] for value in found.tolist()])
+        gains = [
+            (np.array(ours) - theirs).tolist()
+            for ours, theirs in zip(regions["R = 4"], regions["C only"], strict=True)
+        ]
+        figures[f"R = 4 minus C only, t {t}"] = mean_of_groups(gains)
+    return figures
 
 
 def main(arguments: list[str] | None = None) -> None:
@@ -160,27 +144,34 @@ def main(arguments: list[str] | None = None) -> None:
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     parser.add_argument("--weights", type=Path, default=DEFAULT)
-    parser.add_argument("--prompts", type=int, default=500)
-    parser.add_argument("--scenes", type=int, default=300)
-    parser.add_argument("--steps", type=int, default=20, help="DDIM steps")
+    parser.add_argument("--prompts", type=int, default=256, help="drawn at γ 5 and at γ 1")
+    parser.add_argument("--scenes", type=int, default=128, help="whose maps are seen at every t")
+    parser.add_argument("--true-scenes", type=int, default=4000, help="that the judge is tried on")
+    parser.add_argument("--steps", type=int, default=20, help="of DDIM")
     parser.add_argument("--out", type=Path, default=Path("out/acceptance.json"))
-    args = parser.parse_args(arguments)
+    options = parser.parse_args(arguments)
+    torch.set_num_threads(1)
     torch.set_flush_denormal(True)
-    model = load_model(args.weights)
-    figures = measure_maps(model, args.scenes) | measure_pictures(model, args.prompts, args.steps)
-    megabytes = args.weights.stat().st_size / 1e6
-    verdict = judge(figures, megabytes)
+    model, judge = load_fast(options.weights, "cpu"), load_judge()
+    megabytes = options.weights.stat().st_size / 1e6
+    figures = {f"judge, {name}": figure for name, figure in accuracy(judge, options.true_scenes).items()}
+    figures |= measure_maps(model, options.scenes)
+    figures |= measure_images(model, judge, options.prompts, options.steps)
+    figures["weights, MB"] = Figure(megabytes, megabytes, megabytes, 1)
     for name, figure in figures.items():
-        print(f"{name:42} {figure}  n = {figure.n}")
-    for name, met in verdict.items():
-        print(f"{'met   ' if met else 'MISSED'} {name}")
+        print(f"{name:32} {figure}  n = {figure.n}")
+    verdicts = [(criterion, criterion.met(figures)) for criterion in CRITERIA]
+    for criterion, met in verdicts:
+        print(f"{'met   ' if met else 'MISSED'} {criterion.figure} {criterion.rule} {criterion.bound:g}")
     record = {
-        "prompts": args.prompts,
-        "scenes": args.scenes,
-        "ddim_steps": args.steps,
-        "megabytes": round(megabytes, 2),
-        "criteria": verdict,
-        "figures": {k: [round(x, 4) for x in (f.mean, f.low, f.high)] + [f.n] for k, f in figures.items()},
+        "command": f"python -m evaluation accept --prompts {options.prompts} --scenes {options.scenes}",
+        "sampler": f"DDIM, {options.steps} steps, trailing",
+        "seeds": {"images": IMAGE_SEED, "noise": NOISE_SEED, "maps": MAP_SEED, "judge": HELD_OUT_SEED},
+        "criteria": [asdict(criterion) | {"met": met} for criterion, met in verdicts],
+        "figures": {name: _rounded(figure) for name, figure in figures.items()},
     }
-    args.out.parent.mkdir(parents=True, exist_ok=True)
-    args.out.write_text(json.dumps(record, indent=1) + "\n")
+    write_whole(options.out, json.dumps(record, indent=1, ensure_ascii=False) + "\n")
+
+
+def _rounded(figure: Figure) -> dict[str, float]:
+    return {name: round(value, 4) for name, value in asdict(figure).items()}

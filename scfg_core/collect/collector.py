@@ -154,7 +154,7 @@ class Collector:
                 call.q, lambda backend: self._propagated(backend, heads, columns, rows, prompts)
             )
         else:
-            propagated = [(slice(0, len(columns)), columns)]
+            propagated = [(slice(0, columns.shape[0]), columns)]
         for part, prompt in zip(call.rows, prompts, strict=True):
             self._add(part, prompt, _gathered(propagated, part.rows), call.grid)
 
@@ -176,7 +176,7 @@ class Collector:
         self, backend: Backend, heads: SelfHeads, columns: Tensor, rows: Sequence[slice], prompts: Sequence[Prompt]
     ) -> list[tuple[slice, Tensor]]:
         """Eq. 10, some images at a time."""
-        needed = [0] * len(columns)
+        needed = [0] * columns.shape[0]
         for place, prompt in zip(rows, prompts, strict=True):
             needed[place] = [self._width(prompt)] * (place.stop - place.start)
         budget, weights = self._budget_of(heads.q), self.settings.power_weights
@@ -196,7 +196,7 @@ class Collector:
 
         def compute(backend: Backend) -> Tensor:
             width, pieces = backend.padded(room), []
-            for _, _, operator in backend.operators(heads, [width] * len(heads.q), width, budget):
+            for _, _, operator in backend.operators(heads, [width] * heads.q.shape[0], width, budget):
                 cross = operator.text_columns(slice(text.start, text.stop))
                 columns = F.pad(cross, (0, width - cross.shape[2]))
                 arrange(columns, len(text), prompt, self.settings, whole=False)

@@ -13,7 +13,7 @@ divided by their sums.
 
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import torch
 import torch.nn.functional as F
@@ -42,7 +42,7 @@ class SelfHeads:
 
     def __getitem__(self, images: slice) -> "SelfHeads":
         kept = None if self.kept is None else self.kept[images]
-        return replace(self, q=self.q[images], k=self.k[images], kept=kept)
+        return SelfHeads(self.q[images], self.k[images], self.scale, self.image, kept, self.normalise)
 
     @property
     def joint(self) -> bool:

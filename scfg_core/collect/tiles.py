@@ -51,7 +51,7 @@ class Tiles(Product):
         self._kept = None if heads.kept is None else heads.kept[:, image].contiguous()
         self._level = lse
         if heads.normalise:
-            ones = lse.new_ones((len(lse), lse.shape[2], fused.ALIGNMENT))
+            ones = lse.new_ones((lse.shape[0], lse.shape[2], fused.ALIGNMENT))
             sums = self._streamed(ones, ones, 1.0, 0.0, Narrow())[..., 0]
             self._level = lse + sums.log2()[:, None]
 
@@ -95,8 +95,8 @@ def operators(heads: SelfHeads, together: int, narrow: Narrow, half: bool) -> It
     heads = replace(heads, q=fused.readable(heads.q), k=fused.readable(heads.k))
     lse = fused.row_lse(heads.q, heads.k, heads.scale, heads.kept)
     if not together:
-        yield slice(0, len(lse)), StreamedTiles(heads, lse, narrow)
+        yield slice(0, lse.shape[0]), StreamedTiles(heads, lse, narrow)
         return
-    for first in range(0, len(lse), together):
-        images = slice(first, min(first + together, len(lse)))
+    for first in range(0, lse.shape[0], together):
+        images = slice(first, min(first + together, lse.shape[0]))
         yield images, StoredTiles(heads[images], lse[images], narrow.within(images), half)

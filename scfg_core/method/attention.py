@@ -70,7 +70,7 @@ def row_blocks(
     batch, heads, n, width = q.shape
     m, factor = k.shape[2], width**-0.5 if scale is None else scale
     score = compute_dtype(q).itemsize * (1 if q.device.type == "cpu" else 2)  # a CPU's softmax works in place
-    together = 1 if q.device.type == "cpu" else max(1, block // (n * heads * m * score))
+    together = max(1, block // (n * heads * m * score))
     height = min(n, max(block // (heads * m * score), FEW_ROWS))
     together = min(together, batch)
     step = min(heads, max(1, block // (together * height * m * score)))
@@ -98,7 +98,8 @@ def _add_mean(out: Tensor, q: Tensor, keys: Tensor, memory: Tensor, mask: Tensor
     for first in range(0, heads, step):
         part = q[:, first : first + step]
         some = keys if step == heads else keys.unflatten(0, (batch, heads))[:, first : first + step].flatten(0, 1)
-        scores = memory[: len(some) * rows * m].view(len(some), rows, m)
+        stacked = some.shape[0]
+        scores = memory[: stacked * rows * m].view(stacked, rows, m)
         torch.bmm(_stacked(part, keys.dtype), some.transpose(1, 2), out=scores)
         scores = scores.unflatten(0, part.shape[:2])
         if mask is not None:
@@ -112,7 +113,9 @@ def _add_mean(out: Tensor, q: Tensor, keys: Tensor, memory: Tensor, mask: Tensor
 
 def _stacked(side: Tensor, dtype: torch.dtype) -> Tensor:
     """(b, H, n, d) → (b·H, n, d) in a dtype: the host's own memory where one image's already has it."""
-    if len(side) == 1:
+    if side.shape[0] == 1:  # `len` of a tensor is slow
         return side[0].to(dtype)
+    if side.dtype == dtype:
+        return side.flatten(0, 1)
     copy = torch.empty_like(side, dtype=dtype, memory_format=torch.contiguous_format).copy_(side)
     return copy.flatten(0, 1)

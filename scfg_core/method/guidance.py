@@ -41,7 +41,7 @@ def region_ratios(norm: Tensor, bins: Tensor, count: int, valid: Tensor) -> Tens
     """
     values = norm.new_empty((2, *norm.shape), dtype=_sum_dtype(norm))
     torch.stack((norm, valid), out=values)
-    sums = values.new_zeros((2, len(norm), 2 * (count + 1)))
+    sums = values.new_zeros((2, norm.shape[0], 2 * (count + 1)))
     sums.scatter_add_(2, bins.flatten(1).expand(2, -1, -1), values.flatten(2))
     parts = rearrange(sums, "what b (i m) -> what b i m", m=2)[:, :, :count]
     regions, benchmark = parts.sum(dim=-1), parts[..., 1].sum(dim=-1)
@@ -71,8 +71,8 @@ def ratio_map(
     no prompt or whose η is not finite leaves all means and has r = 1; a region whose mean is 0 has r = 1. An image
     without foreground takes every patch as its benchmark. Raises `ShapeError` where delta does not fit.
     """
-    images = len(segmentation.labels)
-    if delta.ndim != 4 or len(delta) != images:
+    images = segmentation.labels.shape[0]
+    if delta.ndim != 4 or delta.shape[0] != images:
         raise ShapeError(
             f"expected delta ({images}, C, H, W), got {tuple(delta.shape)}: "
             "pass the difference of the two predictions of the images that were segmented"

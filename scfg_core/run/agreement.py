@@ -3,7 +3,8 @@
 from dataclasses import dataclass
 
 from ..errors import ShapeError
-from .record import Evaluation, Run
+from .evaluation import Evaluation
+from .record import Run
 
 
 @dataclass(frozen=True)

@@ -22,15 +22,16 @@ from ..grid import Grid
 from ..method.entries import EntryMaps
 from ..method.fusion import TokenMaps
 from ..method.guidance import guidance_norm, ratio_of_norm
-from ..method.magnitude import magnitude_patches, magnitude_settings
 from ..method.segment import Segmentation, segment_entries
 from ..method.settings import Settings
 from ..prompt import Prompt
 from .collection import Collection
+from .evaluation import Observation
 from .guard import guarded
+from .magnitude import magnitude_patches, magnitude_settings
 from .notes import Note
 from .predictions import Placement, Predictions
-from .record import Facts, Observation, Run
+from .record import Facts, Run
 from .words import labels_of
 
 ALL_PATCHES = "all patches"
@@ -46,7 +47,7 @@ class Session:
     recorded      called with every evaluation's record, whose tensors are still on the device.
     resegment     gives what replaces every fresh segmentation: regions of the caller's own, on its grid.
     collector     of these settings; None = one as the collection says.
-    by_magnitude  whether evaluations without maps are guided by the magnitude of the guidance (`method.magnitude`).
+    by_magnitude  whether evaluations without maps are guided by the magnitude of the guidance (`run.magnitude`).
     """
 
     def __init__(
@@ -131,7 +132,7 @@ class Session:
     def ratio_by_magnitude(
         self, predictions: Predictions, preview: Callable[[Tensor | None], Tensor] | None = None
     ) -> Tensor | None:
-        """r for an evaluation whose attention cannot be observed (`method.magnitude`); records it."""
+        """r for an evaluation whose attention cannot be observed (`run.magnitude`); records it."""
         return None if self._given_up else self._magnitude(predictions, preview)
 
     def _magnitude(
@@ -202,7 +203,7 @@ class Session:
         self, predictions: Predictions, latent: Grid, cond: Sequence[Placement], uncond: Sequence[Placement]
     ) -> tuple[Segmentation | None, bool]:
         """This evaluation's segmentation, else the last one that fits, else None; and whether it is fresh."""
-        images = len(predictions.cond)
+        images = predictions.cond.shape[0]
         self.run.prompts = [self._collector.prompt(place.prompt) for place in cond]
         active, with_maps = [place for place in cond if place.active], self._with_maps(cond)
         if active and active == with_maps:
@@ -220,7 +221,7 @@ class Session:
             self.run.add_scores(segmentation)
             self._last, self._last_latent = replace(segmentation, scores=None), latent
             return segmentation, True
-        if self._last is not None and (len(self._last.labels), self._last_latent) == (images, latent):
+        if self._last is not None and (self._last.labels.shape[0], self._last_latent) == (images, latent):
             if self._index % self.collection.every == 0:
                 self.run.note(Note.REUSED)
             return self._last, False

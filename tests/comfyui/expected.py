@@ -10,7 +10,8 @@ from torch import Tensor
 
 from scfg_core import Settings
 from scfg_core.hosts.comfyui import guide, observe
-from scfg_core.run.record import Evaluation, Run
+from scfg_core.run.evaluation import Evaluation
+from scfg_core.run.record import Run
 from scfg_core.run.session import Collection
 from scfg_core.run.trace import Trace
 

@@ -5,7 +5,7 @@ import pytest
 from .graphs import demo, guidance, node, sampled
 from .server import Server
 
-SHAPES = "a red circle and a blue square"
+SCENE = "a red boat and a blue cat"
 
 
 @pytest.fixture(scope="module")
@@ -21,7 +21,7 @@ def watching(**changes):
 
 def compared(one, other, prompt=None, **sampling):
     """`said` shows how two models' runs agree, `curves` has it under the charts; `alone` compares nothing."""
-    prompt = (prompt or demo(SHAPES)) | {"one": one, "other": other}
+    prompt = (prompt or demo(SCENE)) | {"one": one, "other": other}
     for name in ("one", "other"):
         prompt = sampled(prompt, f"{name}_s", [name, 0], seed=5, **(sampling if name == "other" else {}))
         prompt[f"{name}_result"] = node("SCFGResult", trace=[name, 1], latent=[f"{name}_s", 0])
@@ -60,9 +60,9 @@ def test_a_guided_run_is_another_picture(server):
 
 
 def test_other_words_are_an_error_that_says_what_to_do(server):
-    prompt = demo(SHAPES) | {
-        "2": node("SCFGTextEncode", text=SHAPES, clip=["1", 1]),
-        "20": node("SCFGTextEncode", text="a green cross", clip=["1", 1]),
+    prompt = demo(SCENE) | {
+        "2": node("SCFGTextEncode", text=SCENE, clip=["1", 1]),
+        "20": node("SCFGTextEncode", text="a green star", clip=["1", 1]),
     }
     run = server.run(compared(watching(), watching(), prompt, positive=["20", 0]))
     assert "expected two runs of the same prompt" in (run.error or "")

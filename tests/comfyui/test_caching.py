@@ -6,7 +6,7 @@ import pytest
 from .graphs import demo, guidance, node, sampled
 from .server import Server
 
-SHAPES = "a red circle and a blue square"
+SCENE = "a red boat and a blue cat"
 
 
 def viewed(prompt, sampler="s", guide="5", name="view", **segmentation):
@@ -19,7 +19,7 @@ def viewed(prompt, sampler="s", guide="5", name="view", **segmentation):
 
 
 def graph(seed=1, **segmentation):
-    return viewed(sampled(demo(SHAPES) | {"5": guidance()}, "s", ["5", 0], seed=seed, steps=3), **segmentation)
+    return viewed(sampled(demo(SCENE) | {"5": guidance()}, "s", ["5", 0], seed=seed, steps=3), **segmentation)
 
 
 def ran(server, prompt):
@@ -50,11 +50,11 @@ def test_a_new_seed_shows_the_new_run(server):
 
 
 def test_two_samplers_on_one_model_each_have_their_own_result(server):
-    prompt = demo(SHAPES) | {"5": guidance()}
+    prompt = demo(SCENE) | {"5": guidance()}
     prompt = sampled(prompt, "a", ["5", 0], seed=21, steps=3)
     prompt = sampled(prompt, "b", ["5", 0], seed=22, steps=3)
     both = ran(server, viewed(viewed(prompt, "a", name="view_a"), "b", name="view_b"))
-    alone = ran(server, viewed(sampled(demo(SHAPES) | {"5": guidance()}, "b", ["5", 0], seed=22, steps=3), "b"))
+    alone = ran(server, viewed(sampled(demo(SCENE) | {"5": guidance()}, "b", ["5", 0], seed=22, steps=3), "b"))
     assert not np.array_equal(both.pictures["view_a"][0], both.pictures["view_b"][0])
     assert np.array_equal(both.pictures["view_b"][0], alone.pictures["view"][0])
 
@@ -87,7 +87,7 @@ def test_an_unknown_word_names_those_of_the_prompt(server):
         "file": node("SaveImage", images=["as_image", 0], filename_prefix="mask"),
     }
     error = server.run(prompt).error or ""
-    assert "'dragon'" in error and "circle" in error and "square" in error
+    assert "'dragon'" in error and "boat" in error and "cat" in error
 
 
 @pytest.mark.parametrize("arguments", [("--cache-none",), ("--cache-lru", "1")])

@@ -1,4 +1,4 @@
-"""The demo model is the same in ComfyUI and in diffusers: its predictions, and its pictures by CFG and by S-CFG."""
+"""The demo model is the same in ComfyUI and in diffusers: its predictions, and its images by CFG and by S-CFG."""
 
 import asyncio
 import importlib
@@ -8,10 +8,10 @@ import torch
 
 pytest.importorskip("diffusers")
 
-PROMPT = "a red circle and a blue square on a green background"
+PROMPT = "a red boat and a white moon on water at night"
 STEPS, SCALE = 10, 5.0
 TOLERANCE = 2e-3
-"""Of pictures in −1…1 after ten steps: two ways to the same sampler in fp32."""
+"""Of latents after ten steps: two ways to the same sampler in fp32."""
 
 
 @pytest.fixture(scope="module")
@@ -41,7 +41,7 @@ def schedule(ours):
 
 
 def noise(images=2):
-    return torch.randn(images, 3, 32, 32, generator=torch.Generator().manual_seed(4))
+    return torch.randn(images, 12, 32, 32, generator=torch.Generator().manual_seed(4))
 
 
 def in_diffusers(ours, settings):
@@ -63,7 +63,7 @@ def in_comfyui(hosted, model, ours):
     sigmas = torch.tensor([*levels, 0.0])
     sampler = comfy.samplers.sampler_object("euler")
     return comfy.sample.sample_custom(
-        model, noise(), SCALE, sampler, sigmas, positive, negative, torch.zeros(2, 3, 32, 32), disable_pbar=True
+        model, noise(), SCALE, sampler, sigmas, positive, negative, torch.zeros(2, 12, 32, 32), disable_pbar=True
     )
 
 
@@ -80,7 +80,7 @@ def test_the_networks_predict_the_same(hosted, ours):
 
 
 @pytest.mark.parametrize("preset", [None, "default", "paper", "authors"])
-def test_the_same_noise_gives_the_same_picture(hosted, pack, ours, preset):
+def test_the_same_noise_gives_the_same_image(hosted, pack, ours, preset):
     from scfg_core import Settings
 
     model, run = hosted[0], None
@@ -97,19 +97,57 @@ def test_the_same_noise_gives_the_same_picture(hosted, pack, ours, preset):
             for mine, theirs in zip(run.evaluations, expected.run.evaluations, strict=True)
         ]
         assert min(same) > 0.99
-    assert (found - expected.images).abs().max() < TOLERANCE
+    assert (found - expected.latents).abs().max() < TOLERANCE
 
 
-def test_the_vae_enlarges_eightfold_and_back(hosted):
+def test_the_vae_is_the_wavelet_enlarged_fourfold_and_back(hosted, ours):
+    from demo.wavelet import decode, encode
+
     vae = hosted[2]
-    latent = noise().clamp(-1, 1)
-    picture = vae.decode(latent)
-    assert picture.shape == (2, 256, 256, 3)
-    assert torch.allclose(vae.encode(picture), latent, atol=1e-5)
+    latents = encode(decode(noise()).clamp(-1, 1))
+    images = vae.decode(latents)
+    assert images.shape == (2, 256, 256, 3)
+    assert torch.allclose(images[:, ::4, ::4].movedim(-1, 1) * 2 - 1, decode(latents), atol=1e-5)
+    assert torch.equal(images[:, ::4, ::4], images[:, 3::4, 3::4])
+    assert torch.allclose(vae.encode(images), latents, atol=1e-5)
 
 
-@pytest.mark.parametrize("text", ["a red dragon", "a " * 19])
-def test_a_prompt_that_the_model_cannot_read_is_an_error(hosted, text):
+def test_an_image_of_any_size_is_cut_to_whole_latents(hosted):
+    assert hosted[2].encode(torch.rand(1, 67, 250, 4)).shape == (1, 12, 8, 31)
+
+
+def test_the_preview_is_the_image_at_half_its_size(hosted):
+    from demo.wavelet import decode
+
+    latents = noise()
+    factors = torch.tensor(hosted[0].model.latent_format.latent_rgb_factors)
+    preview = torch.einsum("b c h w, c r -> b r h w", latents, factors)
+    assert torch.allclose(preview, torch.nn.functional.avg_pool2d(decode(latents), 2), atol=1e-5)
+
+
+def test_unknown_words_are_skipped_and_named(hosted, ours, caplog):
     clip = hosted[1]
-    with pytest.raises(ValueError, match="knows|words"):
-        clip.tokenize(text)
+    with caplog.at_level("WARNING"):
+        (found,) = clip.encode_from_tokens_scheduled(clip.tokenize("a red dragon boat"))
+    assert torch.allclose(found[0], ours.text_encoder(ours.tokenizer(["a red boat"])), atol=1e-6)
+    assert "dragon" in caplog.text and "cactus" in caplog.text
+
+
+def test_words_of_the_former_model_keep_their_names_and_draw_something_else(hosted, ours, caplog):
+    clip = hosted[1]
+    with caplog.at_level("WARNING"):
+        (found,) = clip.encode_from_tokens_scheduled(clip.tokenize("a yellow triangle"))
+    assert torch.allclose(found[0], ours.text_encoder(ours.tokenizer(["a yellow tent"])), atol=1e-6)
+    assert "triangle (drawn as tent)" in caplog.text
+    texts, _ = found[1]["scfg_words"]
+    assert texts[:4] == ["<start>", "a", "yellow", "triangle"]
+
+
+def test_known_words_say_nothing(hosted, caplog):
+    hosted[1].tokenize(PROMPT)
+    assert not caplog.text
+
+
+def test_a_prompt_that_is_too_long_is_an_error(hosted):
+    with pytest.raises(ValueError, match="22 words"):
+        hosted[1].tokenize("a " * 23)

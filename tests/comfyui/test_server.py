@@ -6,7 +6,7 @@ import pytest
 from .graphs import demo, guidance, node, sampled
 from .server import FOLDER, Server
 
-SHAPES = "a red circle and a blue square"
+SCENE = "a red boat and a blue cat"
 CFG, SCFG, ZERO = "cfg", "scfg", "zero"
 
 
@@ -19,7 +19,7 @@ def server():
 @pytest.fixture(scope="module")
 def compared(server):
     """One run: plain CFG, S-CFG, and S-CFG of strength 0, from the same noise."""
-    prompt = demo(SHAPES) | {"5": guidance(), "6": guidance(strength=0.0)}
+    prompt = demo(SCENE) | {"5": guidance(), "6": guidance(strength=0.0)}
     prompt = sampled(prompt, CFG, ["1", 0])
     prompt = sampled(prompt, SCFG, ["5", 0])
     prompt = sampled(prompt, ZERO, ["6", 0])
@@ -89,7 +89,7 @@ def test_a_client_that_did_not_ask_gets_no_live_frames(compared):
 
 def test_a_client_that_asks_gets_every_step_at_the_end(server):
     server.post("/scfg/live", {"client": "asks", "interval": 60})
-    run = server.run(sampled(demo(SHAPES) | {"5": guidance(strength=0.9)}, SCFG, ["5", 0]), client="asks", frames=4)
+    run = server.run(sampled(demo(SCENE) | {"5": guidance(strength=0.9)}, SCFG, ["5", 0]), client="asks", frames=4)
     assert [frame["index"] for frame in run.frames] == [0, 1, 2, 3]
     assert {frame["node"] for frame in run.frames} == {"5"}
     assert all(abs(sum(word["area"] for word in frame["words"]) - 1) < 1e-6 for frame in run.frames)
@@ -100,7 +100,7 @@ def test_every_run_is_logged_in_one_line(compared, server):
 
 
 def test_sizes_that_fit_no_grid_evenly(server):
-    prompt = sampled(demo(SHAPES, width=200, height=328, batch=2) | {"5": guidance()}, SCFG, ["5", 0], steps=2)
+    prompt = sampled(demo(SCENE, width=200, height=328, batch=2) | {"5": guidance()}, SCFG, ["5", 0], steps=2)
     run = server.run(prompt)
     assert run.error is None
     assert [each.shape for each in run.pictures["scfg_file"]] == [(328, 200, 3)] * 2
@@ -116,13 +116,13 @@ def test_attention_alone_leaves_the_picture_as_it_is(server, compared):
         memory_budget=256,
         update_every=1,
     )
-    run = server.run(sampled(demo(SHAPES) | {"5": watched}, SCFG, ["5", 0]))
+    run = server.run(sampled(demo(SCENE) | {"5": watched}, SCFG, ["5", 0]))
     assert np.array_equal(picture(run, SCFG), picture(compared, CFG))
 
 
 def test_only_what_depends_on_a_changed_setting_runs_again(server):
-    server.run(sampled(demo(SHAPES) | {"5": guidance(strength=0.4)}, SCFG, ["5", 0], steps=2))
-    again = server.run(sampled(demo(SHAPES) | {"5": guidance(strength=0.5)}, SCFG, ["5", 0], steps=2))
+    server.run(sampled(demo(SCENE) | {"5": guidance(strength=0.4)}, SCFG, ["5", 0], steps=2))
+    again = server.run(sampled(demo(SCENE) | {"5": guidance(strength=0.5)}, SCFG, ["5", 0], steps=2))
     assert again.executed == ["5", "scfg", "scfg_pixels", "scfg_file"]
 
 
@@ -130,13 +130,39 @@ def test_an_equal_node_under_another_number_speaks_for_itself(server):
     """The host gives a node the cached outputs of an equal one, unless it is told not to."""
     said = []
     for name, seed in (("5", 11), ("15", 12)):
-        run = server.run(sampled(demo(SHAPES) | {name: guidance(strength=0.7)}, SCFG, [name, 0], seed, steps=2))
+        run = server.run(sampled(demo(SCENE) | {name: guidance(strength=0.7)}, SCFG, [name, 0], seed, steps=2))
         said.append([node for node, _ in run.texts])
     assert said == [["5"], ["15"]]
 
 
-def test_a_word_that_the_demo_model_does_not_know_is_named(server):
-    run = server.run(sampled(demo("a purple elephant"), CFG, ["1", 0]))
-    assert run.error is not None
-    assert "'elephant'" in run.error
-    assert "circle" in run.error
+def test_a_word_that_the_demo_model_does_not_know_is_skipped_and_named_on_the_text_node(server):
+    run = server.run(sampled(demo("a purple elephant on grass"), CFG, ["1", 0], steps=1))
+    assert run.error is None, run.error
+    ((node_id, text),) = run.texts
+    assert node_id == "2"
+    assert "skipped elephant" in text and "mushroom" in text
+
+
+def test_a_graph_with_words_of_the_former_demo_model_still_runs(server):
+    prompt = demo("") | {
+        "2": node(
+            "SCFGTextEncode", text="a yellow triangle and a blue square on a green background", clip=["1", 1]
+        ),
+        "5": guidance(word_weights=["weights", 0]),
+        "weights": node("SCFGWordWeights", weights="triangle: 2, square: 1"),
+        "result": node("SCFGResult", trace=["5", 1], latent=["scfg", 0]),
+        "mask": node(
+            "SCFGTokenMask",
+            result=["result", 0],
+            words="yellow triangle",
+            mode="hard",
+            over="average of all steps",
+            step=-1,
+            feather=0.0,
+        ),
+        "as_image": node("MaskToImage", mask=["mask", 0]),
+        "file": node("SaveImage", images=["as_image", 0], filename_prefix="mask"),
+    }
+    run = server.run(sampled(prompt, SCFG, ["5", 0], steps=2))
+    assert run.error is None, run.error
+    assert any("triangle (drawn as tent)" in text for _, text in run.texts)

@@ -6,7 +6,8 @@ import torch
 from scfg_core import Prompt
 from scfg_core.errors import ShapeError
 from scfg_core.run.agreement import agreement
-from scfg_core.run.record import Evaluation, Fingerprint, Run
+from scfg_core.run.evaluation import Evaluation
+from scfg_core.run.record import Fingerprint, Run
 
 NORM = torch.ones(1, 2, 4)
 WORDS = [Prompt.plain("cond", 2, texts=("<start>", "cat"), words=(-1, 0))]

@@ -12,9 +12,10 @@ import scfg_core.run.record
 from scfg_core import Grid, Note, Prompt, Segmentation, Settings, SettingsError
 from scfg_core.collect.calls import LayerCall, Layout, Rows
 from scfg_core.prompt import number_labels
+from scfg_core.run.evaluation import Evaluation
 from scfg_core.run.fingerprint import Fingerprint
 from scfg_core.run.noise import NoiseLevel
-from scfg_core.run.record import KEPT_EVALUATIONS, MOST_WAITING, Evaluation, Run
+from scfg_core.run.record import KEPT_EVALUATIONS, MOST_WAITING, Run
 from scfg_core.run.session import Collection, Placement, Predictions, Session
 from scfg_core.run.trace import Trace
 

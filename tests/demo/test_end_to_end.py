@@ -9,10 +9,10 @@ from PIL import Image
 import demo.__main__ as command
 from demo.model import load_model
 from demo.sample import sample, starting_noise
-from demo.world import COLOURS
+from demo.words import COLOURS
 from scfg_core import Settings
 
-PROMPT = "a red circle on the left and a blue square"
+PROMPT = "a red boat on the left and a blue cat on the right"
 FEW = ["--prompt", PROMPT, "--steps", "2"]
 
 
@@ -21,20 +21,20 @@ def model():
     return load_model()
 
 
-def test_the_command_writes_its_pictures_and_figures(tmp_path, capsys):
+def test_the_command_writes_its_sheets_and_figures(tmp_path, capsys):
     command.main([*FEW, "--out", str(tmp_path / "a" / "b")])
     assert sorted(file.name for file in (tmp_path / "a" / "b").iterdir()) == sorted(command.FILES)
     assert [file.name for file in tmp_path.iterdir()] == ["a"]
-    for name, least in {"comparison.png": (900, 250), "steps.png": (420, 500), "norms.png": (900, 250)}.items():
+    for name, smallest in {"comparison.png": (900, 250), "steps.png": (420, 600), "norms.png": (900, 250)}.items():
         with Image.open(tmp_path / "a" / "b" / name) as picture:
             assert picture.mode == "RGB"
-            assert picture.size[0] >= least[0] and picture.size[1] >= least[1]
+            assert picture.size[0] >= smallest[0] and picture.size[1] >= smallest[1]
     result = json.loads((tmp_path / "a" / "b" / "result.json").read_text())
-    assert (result["seed"], result["scale"], result["steps"], result["preset"]) == (0, 5.0, 2, "default")
+    assert (result["seed"], result["scale"], result["steps"], result["preset"]) == (0, 3.0, 2, "default")
     (figures,) = result["prompts"]
     assert figures["prompt"] == PROMPT
-    assert len(figures["scfg"]["phrases_right"]) == 2
-    assert figures["mean_guidance"] > 0
+    assert figures["mean_guidance"] > 1
+    assert figures["change_from_cfg"] > 0 and figures["change_from_cfg_of_the_same_mean"] > 0
     shown = capsys.readouterr().out
     assert PROMPT in shown and "comparison.png" in shown
 
@@ -52,7 +52,7 @@ def test_the_same_seed_gives_the_same_bytes_and_another_does_not(tmp_path):
     "bad",
     [
         ["--prompt", "a red horse"],
-        ["--prompt", "a red circle " * 7],
+        ["--prompt", "a red boat " * 8],
         ["--scale", "0.5"],
         ["--scale", "nan"],
         ["--steps", "0"],
@@ -79,9 +79,9 @@ def test_a_file_in_the_place_of_the_folder_is_left_alone(tmp_path):
 def test_an_unknown_word_is_told_with_the_words_that_there_are(tmp_path, capsys):
     with pytest.raises(SystemExit):
         command.main(["--prompt", "a red horse", "--out", str(tmp_path)])
-    told = capsys.readouterr().err
-    assert "horse" in told
-    assert all(colour in told for colour in COLOURS)
+    shown = capsys.readouterr().err
+    assert "horse" in shown
+    assert all(colour in shown for colour in COLOURS)
 
 
 def test_a_failure_while_drawing_leaves_the_old_files_and_nothing_else(tmp_path, monkeypatch):
@@ -115,11 +115,11 @@ def test_every_step_and_word_of_a_run_is_recorded(model):
     sampled = sample(model, [PROMPT], starting_noise([1]), scale=5.0, settings=Settings(), steps=4)
     assert len(sampled.inputs) == len(sampled.clean) == 4
     assert [sampled.run.step_of(each) for each in sampled.run.evaluations] == [0, 1, 2, 3]
-    (tokens,) = sampled.run.tokens
-    words = [text for text, _ in tokens.spelled()]
+    (prompt,) = sampled.run.prompts
+    words = [text for text, _ in prompt.words_with_labels()]
     assert words == PROMPT.split()
-    assert tokens.texts[0] == "<start>"
-    assert tokens.texts[1 + len(words)] == "<end>"
+    assert prompt.texts[0] == "<start>"
+    assert prompt.texts[1 + len(words)] == "<end>"
 
 
 def test_noise_of_a_seed_is_the_same_in_any_batch():

@@ -14,14 +14,16 @@ from PIL import Image
 from transformers import CLIPModel, CLIPProcessor
 
 from evaluation import checkpoint, pipelines
+from evaluation.arms import MAIN
+from evaluation.distances import ALL_SCALES
 from evaluation.prompts import read_prompts
 from evaluation.store import Store
 from scfg_core import ScfgError
 
 from ..diffusers.tiny import WIDTH, random
-from .tiny import save_controlnet, save_pipeline
+from .tiny import save_controlnet, save_pipeline, save_xl
 
-ARMS = ("cfg", "default", "matched", "paper", "mean-preserving", "even-shuffled")
+ARMS = ("cfg", "default", "matched", "paper", "mean-preserving", "shuffled", "rescale")
 GRID = [
     *("--prompts", "2", "--main-prompts", "4", "--batch", "2", "--steps", "2", "--device", "cpu", "--rounds", "4"),
     *("--scales", "3", "5", "--arms", *ARMS),
@@ -66,9 +68,11 @@ def found_in(folder: Path):
 def test_the_table_has_every_arm_at_every_scale(finished):
     content = json.loads((finished / "table.json").read_text())
     rows = [(row["scale"], row["arm"]) for row in content["rows"]]
-    assert rows == [(scale, arm) for scale in (3.0, 5.0) for arm in ARMS]
-    assert {"γ 3 (4)", "γ 5 (4)", "every γ (8)", "every γ, all arms (4)"} == set(content["frechet"])
-    assert all((finished / f"{name}.png").exists() for name in ("tradeoff", "ablation", "spread"))
+    assert sorted(rows) == sorted((scale, arm) for scale in (3.0, 5.0) for arm in ARMS)
+    assert content["open"] == []
+    distances = {(found["arm"], found["scale"]): found["n"] for found in content["frechet"]}
+    assert distances == {(arm, scale): 4 if arm in MAIN else 2 for arm in ARMS for scale in (ALL_SCALES, 3.0, 5.0)}
+    assert all((finished / f"{name}.png").exists() for name in ("tradeoff", "dose", "ablation", "spread"))
     assert all("clip" in row["measures"] for row in content["rows"])
 
 
@@ -144,6 +148,21 @@ def test_a_controlnet_draws_under_its_condition_pictures(stable_diffusion, coco,
     assert not np.array_equal(guided.image("cfg", 3.0, 0), guided.image("default", 3.0, 0))
 
 
+def test_sdxl_draws_from_its_two_text_encoders(coco, tmp_path):
+    work = [str(save_xl(tmp_path / "model")), "--captions", str(coco / "captions.json"), *ONE_ARM]
+    checkpoint.main([*work, "--sampler", "ddim", "--out", str(tmp_path / "out")])
+    store = Store(tmp_path / "out")
+    for index in range(2):
+        assert not np.array_equal(store.image("cfg", 3.0, index), store.image("default", 3.0, index))
+    assert found_in(tmp_path / "out")["default", 3.0, 0]["spread"] > 0
+
+
+@pytest.mark.parametrize("arm", ["apg", "true-regions"])
+def test_arms_that_pipelines_cannot_draw_are_refused(stable_diffusion, coco, arm):
+    with pytest.raises(SystemExit):
+        checkpoint.main([str(stable_diffusion), "--captions", str(coco / "captions.json"), "--arms", "cfg", arm])
+
+
 def test_deepfloyd_draws_in_two_stages_from_one_text(coco, tmp_path, monkeypatch):
     def text(self, captions):  # stands for T5, of which there is no tiny one
         return {
@@ -173,8 +192,8 @@ def test_pictures_that_are_not_there_are_missed_before_anything_is_drawn(
     monkeypatch.setattr(checkpoint, "draw_missing", lambda *_: pytest.fail("drawn"))
     (tmp_path / "prompts.txt").write_text("a cat\n" * 4)
     for captions, images, word in (
-        (tmp_path / "prompts.txt", coco / "images", "named pictures"),
-        (coco / "captions.json", tmp_path, "none"),
+        (tmp_path / "prompts.txt", coco / "images", "named images"),
+        (coco / "captions.json", tmp_path, "got none"),
     ):
         command = [str(stable_diffusion), "--captions", str(captions), "--images", str(images), *ONE_ARM]
         with pytest.raises(ScfgError, match=word):
@@ -186,7 +205,7 @@ def test_a_scale_without_guidance_is_drawn_and_has_nothing_to_measure(stable_dif
     command = [str(stable_diffusion), "--captions", str(coco / "captions.json"), *options]
     checkpoint.main([*command, "--out", str(tmp_path)])
     found = found_in(tmp_path)
-    assert set(found) == {(arm, 1.0, index) for arm in ("cfg", "default") for index in range(2)}
+    assert set(found) == {("cfg", 1.0, index) for index in range(2)}
     assert all("spread" not in record and record["mean_scale"] == 1 for record in found.values())
 
 

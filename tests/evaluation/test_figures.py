@@ -1,14 +1,21 @@
 """Distances, intervals and paired comparisons against what is known of them."""
 
+import math
+
 import numpy as np
 import pytest
 import torch
 from scipy.linalg import sqrtm
 
 from evaluation import plots
-from evaluation.frechet import distances, frechet_distance, kept_features
-from evaluation.report import Row
+from evaluation.distances import Distance
+from evaluation.experiment import Plan
+from evaluation.frechet import Reference, figure, kept_features, resampled
+from evaluation.report import AT_DOSE, Row, between, summarise
 from evaluation.statistics import Figure, compare, share
+from evaluation.store import Store
+from evaluation.strength import spread
+from views.curves import spread as spread_of_views
 
 
 def normal(count: int, seed: int, mean: float = 0.0, spread: float = 1.0):
@@ -20,25 +27,34 @@ def test_frechet_distance_is_its_formula():
     first, second = np.cov(one, rowvar=False), np.cov(other, rowvar=False)
     means = one.mean(0) - other.mean(0)
     expected = means @ means + np.trace(first + second - 2 * sqrtm(first @ second).real)
-    assert frechet_distance(torch.from_numpy(one), torch.from_numpy(other)) == pytest.approx(expected, rel=1e-5)
+    found = Reference.of(torch.from_numpy(one)).distance(torch.from_numpy(other))
+    assert found == pytest.approx(expected, rel=1e-6)
 
 
-def test_a_worse_arm_is_farther_and_its_difference_tells_so():
-    prompts = normal(120, 2)[:, None]
+def test_images_without_a_kind_of_region_are_left_out_of_its_distance():
+    real, features = Reference.of(normal(300, 0)), normal(50, 1)
+    with_gaps = torch.cat((features, torch.full((7, 5), torch.nan)))
+    assert real.distance(with_gaps) == pytest.approx(real.distance(features))
+    assert math.isnan(real.distance(with_gaps[-8:]))
+
+
+def test_a_worse_arm_is_farther_and_its_paired_difference_says_so():
+    prompts, second = normal(120, 2)[:, None], normal(120, 3)[:, None]
     arms = {
-        "cfg": torch.cat((prompts, normal(120, 3)[:, None]), dim=1),
-        "worse": torch.cat((prompts + 0.8, normal(120, 3)[:, None] + 0.8), dim=1),
-        "same": torch.cat((prompts, normal(120, 3)[:, None]), dim=1),
+        "cfg": torch.cat((prompts, second), dim=1),
+        "worse": torch.cat((prompts, second), dim=1) + 0.8,
+        "same": torch.cat((prompts, second), dim=1),
     }
-    found = distances(normal(2000, 4), arms, "cfg", rounds=40)
-    distance, gain = found["worse"]
-    assert distance.low < distance.mean < distance.high
-    assert gain.low > 0
-    assert found["same"][1].mean == found["same"][1].low == found["same"][1].high == 0
-    assert distance.n == 120
+    real = Reference.of(normal(2000, 4))
+    found = {name: resampled(real, features, rounds=40) for name, features in arms.items()}
+    distance, gain = figure(found["worse"], 120), figure(found["worse"] - found["cfg"], 120)
+    assert distance.mean > figure(found["cfg"], 120).mean
+    assert 0 < gain.low < gain.mean < gain.high
+    nothing = figure(found["same"] - found["cfg"], 120)
+    assert (nothing.mean, nothing.low, nothing.high) == (0, 0, 0)
 
 
-def test_features_are_kept_and_made_anew_when_there_are_more_pictures(tmp_path):
+def test_features_are_kept_and_made_anew_when_there_are_more_images(tmp_path):
     images = [np.full((4, 4, 3), level, dtype=np.uint8) for level in range(5)]
     looked: list[int] = []
 
@@ -69,27 +85,79 @@ def test_sign_test(better, worse, p):
 
 
 def test_a_share_of_nothing_right_still_has_an_interval():
-    figure = share([[False], [False, False]])
-    assert figure.mean == figure.low == 0 and figure.high > 0.3
+    found = share([[False], [False, False]])
+    assert found.mean == found.low == 0 and found.high > 0.3
+
+
+@pytest.mark.parametrize(
+    ("dose", "found"),
+    [(4.0, (3.0, 5.0, 0.5)), (5.0, (5.0, 5.0, 0.0)), (3.0001, (3.0, 3.0, 0.0)), (2.0, None), (9.0, None)],
+)
+def test_the_nearest_doses(dose, found):
+    assert between(dose, [5.0, 3.0, 7.5]) == found
+
+
+def test_an_arm_is_compared_with_cfg_at_its_own_dose_prompt_by_prompt(tmp_path):
+    store, plan = Store(tmp_path), Plan(("cfg", "default"), (3.0, 5.0), 2, 0, 2)
+    answers = {("cfg", 3.0): (True, True), ("cfg", 5.0): (False, True), ("default", 3.0): (True, False)}
+    store.annotate(
+        [
+            {
+                "arm": arm,
+                "scale": scale,
+                "index": index,
+                "mean_scale": 4.5 if arm == "default" else scale,
+                "things": [right],
+            }
+            for (arm, scale), both in answers.items()
+            for index, right in enumerate(both)
+        ]
+    )
+    rows = {(row.arm, row.scale): row for row in summarise(store, plan, ["things"])}
+    assert set(rows) == set(answers)
+    against = rows["default", 3.0].comparisons["things"]
+    assert against["cfg"].difference.mean == pytest.approx(-0.5)
+    assert against[AT_DOSE].difference.mean == pytest.approx((1 - 0.25 + 0 - 1) / 2)
+    assert (against[AT_DOSE].better, against[AT_DOSE].worse) == (1, 1)
+
+
+def test_the_spread_of_norms_is_that_of_the_views():
+    rng = np.random.default_rng(0)
+    labels = torch.from_numpy(rng.integers(0, 4, (2, 6, 5)))
+    norms = torch.from_numpy(rng.random((3, 2, 6, 5)) + 0.1)
+    for image in range(2):
+        masks = [labels[image] == label for label in range(4)]
+        areas = np.array([float(mask.float().mean()) for mask in masks])
+        means = np.array([[float(step[image][mask].mean()) for mask in masks] for step in norms])
+        assert float(spread(norms, labels)[image]) == pytest.approx(spread_of_views(means, areas))
 
 
 def test_plots_are_drawn_with_and_without_intervals(tmp_path):
     certain, bare = Figure(0.3, 0.2, 0.4, 9), Figure(0.3, float("nan"), float("nan"), 9)
+    against = {"cfg": compare([[1]], [[0]]), AT_DOSE: compare([[1]], [[1]])}
     rows = [
         Row(
             scale,
             arm,
             9,
             scale,
-            {"phrases": certain},
-            {} if arm == "cfg" else {"cfg": compare([[1]], [[0]])},
+            {"all right": certain, "sky": certain},
+            {} if arm == "cfg" else {"all right": against},
             certain,
         )
         for scale in (3.0, 5.0)
         for arm in ("cfg", "default")
     ]
-    by_scale = {3.0: {"cfg": (certain, certain)}, 5.0: {"cfg": (bare, bare), "default": (certain, certain)}}
-    plots.tradeoff(tmp_path / "tradeoff.png", rows, by_scale, "phrases")
-    plots.ablation(tmp_path / "ablation.png", rows, "phrases")
-    plots.spreads(tmp_path / "spread.png", {"cfg": [0.1, 0.4], "default": [0.2]})
-    assert sorted(path.name for path in tmp_path.iterdir()) == ["ablation.png", "spread.png", "tradeoff.png"]
+    distances = [
+        Distance(kind, arm, scale, 9, bare if scale == 3 else certain, None, certain if arm == "default" else None)
+        for kind in ("whole", "sky")
+        for arm in ("cfg", "default")
+        for scale in (3.0, 5.0)
+    ]
+    plots.tradeoff(tmp_path / "tradeoff.png", rows, distances, ["all right", "sky"])
+    plots.doses(tmp_path / "dose.png", rows, distances, ["all right"])
+    plots.ablation(tmp_path / "ablation.png", rows, "all right")
+    plots.regions(tmp_path / "regions.png", distances)
+    plots.spreads(tmp_path / "spread.png", {"cfg, γ 3": [0.1, 0.4], "default, γ 3": [0.2]})
+    names = ["ablation.png", "dose.png", "regions.png", "spread.png", "tradeoff.png"]
+    assert sorted(path.name for path in tmp_path.iterdir()) == names

@@ -3,7 +3,14 @@
 from pathlib import Path
 
 import torch
-from transformers import CLIPConfig, CLIPImageProcessor, CLIPModel, CLIPProcessor
+from transformers import (
+    CLIPConfig,
+    CLIPImageProcessor,
+    CLIPModel,
+    CLIPProcessor,
+    CLIPTextModel,
+    CLIPTextModelWithProjection,
+)
 
 from ..diffusers.tiny import make, text_parts
 
@@ -11,6 +18,22 @@ from ..diffusers.tiny import make, text_parts
 def save_pipeline(kind: str, folder: Path) -> Path:
     """A pipeline of this kind in diffusers' format; pictures of 16×16 pixels."""
     make(kind).save_pretrained(folder)
+    return folder
+
+
+def save_xl(folder: Path) -> Path:
+    """SDXL with its two text encoders, whose widths add up to what the U-Net attends to."""
+    parts, pipe = text_parts(), make("XL")
+    config = parts["text_encoder"].config
+    config.hidden_size, config.projection_dim = config.hidden_size // 2, 8
+    torch.manual_seed(12)
+    pipe.register_modules(
+        tokenizer=parts["tokenizer"],
+        tokenizer_2=parts["tokenizer"],
+        text_encoder=CLIPTextModel(config).eval(),
+        text_encoder_2=CLIPTextModelWithProjection(config).eval(),
+    )
+    pipe.save_pretrained(folder)
     return folder
 
 

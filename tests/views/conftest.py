@@ -4,7 +4,8 @@ import pytest
 import torch
 
 from scfg_core import Prompt
-from scfg_core.run.record import Evaluation, Run
+from scfg_core.run.evaluation import Evaluation
+from scfg_core.run.record import Run
 
 TEXTS = ("<start>", "astro", "astro", "<b>", "<end>", "<pad>", "<pad>")
 WORDS = (-1, 0, 0, 1, -1, -1, -1)

@@ -26,20 +26,20 @@ def owner_named(run: Run, text: str):
 
 
 def test_tokens_of_a_word_are_one_owner_and_start_end_padding_one_each(run):
-    named = [(owner.text, owner.labels) for owner in owners_of(run)]
-    assert named == [
-        ("<start>", (0,)),
+    found = [(owner.text, owner.labels) for owner in owners_of(run)]
+    assert found == [
+        ("no word (start)", (0,)),
         ("astro", (1, 2)),
         ("<b>", (3,)),
-        ("<end>", (4,)),
-        ("<pad>", (5, 6)),
+        ("no word (end)", (4,)),
+        ("no word (padding)", (5, 6)),
         ("no prompt", (-1,)),
     ]
 
 
 def test_start_and_padding_are_neutral_and_words_are_not(run):
-    assert owner_named(run, "<start>").colour == START
-    assert owner_named(run, "<pad>").colour == PADDING
+    assert owner_named(run, "no word (start)").colour == START
+    assert owner_named(run, "no word (padding)").colour == PADDING
     assert {owner_named(run, word).colour for word in ("astro", "<b>")} == set(WORDS[:2])
 
 
@@ -54,10 +54,26 @@ def prompt(*words):
     return Prompt.plain("cond", len(words), (), words, range(len(words)))
 
 
-def test_little_words_take_their_colours_last():
-    words = prompt("a", "horse", "on", "grass")
-    colours = {owner.text: owner.colour for owner in owners_of(Run(prompts=[words]))}
-    assert [colours[word] for word in ("horse", "grass", "a", "on")] == list(WORDS[:4])
+def named(*texts: str):
+    """Owners of a prompt of these words, a token each."""
+    run = Run(prompts=[prompt(*texts)])
+    return [(owner.text, owner.labels) for owner in owners_of(run)[:-1]]
+
+
+def test_little_words_go_with_the_word_after_them():
+    found = named("A", "red", "horse", ",", "and", "a", "dog", "on", "the", "grass")
+    assert found == [("A red", (0, 1)), ("horse", (2,)), ("a dog", (3, 4, 5, 6)), ("on the grass", (7, 8, 9))]
+
+
+def test_little_words_at_the_end_go_with_the_last_and_alone_they_stay():
+    assert named("horse", "with", "a") == [("horse with a", (0, 1, 2))]
+    assert named("of", "the") == [("of the", (0, 1))]
+    assert named("...") == [("...", (0,))]
+
+
+def test_little_words_take_no_colour_from_the_others():
+    run = Run(prompts=[prompt("a", "horse", "on", "grass")])
+    assert [owner.colour for owner in owners_of(run)][:2] == list(WORDS[:2])
 
 
 def test_colour_names_get_their_own_colour():
@@ -69,9 +85,9 @@ def test_colour_names_get_their_own_colour():
 
 
 def test_repeated_words_and_a_second_prompt_are_told_apart():
-    prompts = number_labels([prompt("a", "a"), prompt("a")])
-    named = [(owner.text, owner.labels) for owner in owners_of(Run(prompts=prompts))]
-    assert named == [("a", (0,)), ("a (2)", (1,)), ("a (3)", (2,)), ("no prompt", (-1,))]
+    prompts = number_labels([prompt("cat", "cat"), prompt("cat")])
+    found = [(owner.text, owner.labels) for owner in owners_of(Run(prompts=prompts))]
+    assert found == [("cat", (0,)), ("cat (2)", (1,)), ("cat (3)", (2,)), ("no prompt", (-1,))]
 
 
 def test_without_words_tokens_are_numbered(run):

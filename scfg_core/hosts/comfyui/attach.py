@@ -11,7 +11,8 @@ from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
 from ...method.settings import Settings
-from ...run.record import Observation, Run
+from ...run.evaluation import Observation
+from ...run.record import Run
 from ...run.session import Collection
 from ...run.trace import Trace
 from .run import KEY, SamplingRun

@@ -15,11 +15,12 @@ from torch import Tensor
 
 from ...method.settings import Settings
 from ...prompt import Branch
+from ...run.evaluation import Observation
 from ...run.fingerprint import Fingerprint
 from ...run.guard import guarded
 from ...run.noise import NoiseLevel
 from ...run.notes import Note
-from ...run.record import Observation, Run
+from ...run.record import Run
 from ...run.session import Collection, Predictions, Session
 from .models import ModelCall, architecture_of
 from .preview import Preview

@@ -17,7 +17,7 @@ def out(tmp_path):
     captions = [f"a scene, the number {index} of <all> \u2028" for index in range(DRAWN)]
     (tmp_path / "captions.json").write_text(json.dumps(captions))
     for arm in ARMS:
-        folder = tmp_path / "pictures" / arm / "7.5"
+        folder = tmp_path / "images" / arm / "7.5"
         folder.mkdir(parents=True)
         said = PngImagePlugin.PngInfo()
         said.add_text("Description", arm)

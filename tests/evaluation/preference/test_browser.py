@@ -215,7 +215,7 @@ def test_small_pictures_are_enlarged_unblurred_and_large_ones_fit(out, profile, 
     style = "image => [getComputedStyle(image).imageRendering, image.width > 25 * image.naturalWidth]"
     assert small.tab.locator("#left").evaluate(style) == ["pixelated", True]
     for arm in ARMS:
-        for path in (out / "pictures" / arm / "7.5").iterdir():
+        for path in (out / "images" / arm / "7.5").iterdir():
             Image.new("RGB", (1024, 1024)).save(path)
     build_page(out, ARMS, SCALE, PAIRS, 0, out / "large")
     large = Voter(profile, out / "large").enter()

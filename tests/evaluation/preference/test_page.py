@@ -34,7 +34,7 @@ def test_the_key_tells_which_picture_is_whose(out, page, key):
         assert pair["caption"] == captions[index]
         for side, arm in (("left", key.left[pair["id"]]), ("right", key.other(key.left[pair["id"]]))):
             shown = pixels(page / "pictures" / f"{pair['id']}-{side}.png")
-            assert shown == pixels(out / "pictures" / arm / "7.5" / f"{index:06d}.png")
+            assert shown == pixels(out / "images" / arm / "7.5" / f"{index:06d}.png")
 
 
 def test_each_arm_is_on_the_left_in_half_of_the_pairs_at_random(key):
@@ -54,7 +54,7 @@ def test_the_seed_and_the_pictures_decide_the_page(out, page):
     build_page(out, ARMS, SCALE, PAIRS, 1, out / "other")
     assert (out / "again.key.json").read_text() == first
     assert not Key.read(out / "other.key.json").left.keys() & json.loads(first)["left"].keys()
-    for path in (out / "pictures" / A / "7.5").iterdir():
+    for path in (out / "images" / A / "7.5").iterdir():
         Image.new("RGB", (16, 12)).save(path)
     build_page(out, ARMS, SCALE, PAIRS, 0, out / "redrawn")
     assert not Key.read(out / "redrawn.key.json").left.keys() & json.loads(first)["left"].keys()
@@ -85,7 +85,7 @@ def test_a_page_and_a_key_are_never_overwritten(out, page):
 
 
 def test_pictures_that_differ_in_size_are_refused(out):
-    Image.new("RGB", (16, 16)).save(out / "pictures" / A / "7.5" / "000003.png")
+    Image.new("RGB", (16, 16)).save(out / "images" / A / "7.5" / "000003.png")
     with pytest.raises(PreferenceError, match="16×16 and 16×12 at 000003.png"):
         build_page(out, ARMS, SCALE, DRAWN, 0, out / "page")
     assert not (out / "page").exists()

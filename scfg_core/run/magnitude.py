@@ -11,8 +11,8 @@ from dataclasses import replace
 import torch
 
 from ..grid import Grid
-from .segment import Segmentation
-from .settings import Settings
+from ..method.segment import Segmentation
+from ..method.settings import Settings
 
 PATCH = 4
 """Latent cells along a side of a region."""

@@ -1,0 +1,1 @@
+"""How the demo model was trained: `python -m demo.training first`, then `start`, then `second`."""
