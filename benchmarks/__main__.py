@@ -55,6 +55,14 @@ def backends(options: argparse.Namespace) -> None:
     report.save(options.out / "backends.json", "backends", rows, clock.machine(options.device))
 
 
+def families(options: argparse.Namespace) -> None:
+    from . import families
+
+    rows = families.run()
+    report.show("Transformers, a step at 4096 patches, counted", rows, families.COLUMNS)
+    report.save(options.out / "families.json", "families", rows, clock.machine("cpu"))
+
+
 def overhead(options: argparse.Namespace) -> None:
     from . import overhead
 
@@ -100,6 +108,7 @@ def python(options: argparse.Namespace) -> None:
 BENCHMARKS = {
     "backends": backends,
     "overhead": overhead,
+    "families": families,
     "host": host,
     "launches": launches,
     "python": python,

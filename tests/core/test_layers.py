@@ -2,7 +2,7 @@
 
 import pytest
 
-from scfg_core.collect.layers import LayerInfo, choose_layers
+from scfg_core.collect.layers import LayerInfo, choose_by_depth, choose_layers
 from scfg_core.errors import ScfgError
 
 
@@ -46,3 +46,21 @@ def test_one_level_is_enough():
 def test_nothing_to_choose_from_and_unknown_choices_are_errors(layers, choice):
     with pytest.raises(ScfgError, match="expected"):
         choose_layers(layers, choice)
+
+
+@pytest.mark.parametrize(
+    ("depth", "expected"),
+    [(1, [0]), (8, [2, 3]), (24, [7, 8, 9, 10, 11]), (28, [8, 9, 10, 11, 12]), (57, [17, 19, 21, 23, 25])],
+)
+def test_a_transformer_uses_about_five_blocks_between_30_and_50_percent_of_its_depth(depth, expected):
+    names = [str(block) for block in range(depth)]
+    assert choose_by_depth(names, "auto") == [names[block] for block in expected]
+    assert choose_by_depth(names, "all") == names
+    assert choose_by_depth(names, "last") == names[-5:]
+
+
+def test_a_transformer_without_blocks_or_with_another_choice_is_an_error():
+    with pytest.raises(ScfgError, match="transformer"):
+        choose_by_depth([], "auto")
+    with pytest.raises(ScfgError, match="layers"):
+        choose_by_depth(["0"], "first")  # type: ignore[arg-type]

@@ -246,9 +246,8 @@ class SamplingRun:
     def status(self) -> str:
         """One line for the user, once the record is closed."""
         architecture = self._architecture
-        return status_line(
-            self.record, self._guided, "" if architecture is None or architecture.confirmed else architecture.name
-        )
+        experimental = architecture.name if architecture is not None and architecture.experimental else ""
+        return status_line(self.record, self._guided, experimental)
 
 
 def _branches(conds: Sequence[object]) -> tuple[Branch, ...]:

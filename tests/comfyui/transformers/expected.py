@@ -85,12 +85,13 @@ def _segmented(probe, index, image, chosen, lengths, settings, dead, owners) -> 
         cross[:, nobody] = 0
         return cross
 
-    cond = probe.maps(index, 0, image, chosen, columns[0], dead[0])
+    divided = settings.renormalise != "per_layer"
+    cond = probe.maps(index, 0, image, chosen, columns[0], dead[0], divided)
     maps, grid = oracle.fuse(cond, settings, owned, 1e-8)
     labels, tied = oracle.best_and_tied(oracle.scores_of(maps, settings))
     foreground, fg_tied = np.ones(len(labels), dtype=bool), np.zeros(len(labels), dtype=bool)
     if starts:
-        uncond = probe.maps(index, 1, image, chosen, columns[1], dead[1])
+        uncond = probe.maps(index, 1, image, chosen, columns[1], dead[1], divided)
         foreground, fg_tied, start = oracle.foreground_of(uncond, settings, starts)
         if oracle.says_nothing(start) or not foreground.any():
             foreground = np.ones(len(labels), dtype=bool)

@@ -118,9 +118,12 @@ class Probe:
     # what the calls say
 
     def maps(
-        self, index: int, side: int, image: int, chosen: list[str], columns: int, dead: set[int]
+        self, index: int, side: int, image: int, chosen: list[str], columns: int, dead: set[int], divided: bool
     ) -> list[Maps]:
-        """(S, C, grid) of the chosen layers for one image under prompt 0 (cond) or 1 (uncond), in float64."""
+        """(S, C, grid) of the chosen layers for one image under prompt 0 (cond) or 1 (uncond), in float64.
+
+        divided: whether the rows of S of a joint softmax are divided by their sums.
+        """
         evaluation = self.evaluations[index]
         images = len(evaluation.args["cond_denoised"])
         (call,) = (found for found in evaluation.calls if side in found.chunks)
@@ -134,18 +137,18 @@ class Probe:
                 assert k2.shape[1] == columns
                 own, cross = oracle.head_mean(q1, k1), oracle.head_mean(q2, k2)
             else:
-                own, cross = self._joint(*seen[0], columns, grid, dead)
+                own, cross = self._joint(*seen[0], columns, grid, dead, divided)
             found.append((own, cross, grid))
         return found
 
-    def _joint(self, q, k, columns: int, grid: tuple[int, int], dead: set[int]):
+    def _joint(self, q, k, columns: int, grid: tuple[int, int], dead: set[int], divided: bool):
         assert self.family.order is not None
         keys, text, image = self.family.order(columns, grid[0] * grid[1])
         assert k.shape[1] == keys, (k.shape, keys)
         kept = [key for key in range(keys) if key - text.start not in dead]
         joint = np.zeros((grid[0] * grid[1], keys))
         joint[:, kept] = oracle.head_mean(q[:, image], k[:, kept])
-        return oracle.split_joint(joint, text, image, renormalise_rows=True)
+        return oracle.split_joint(joint, text, image, renormalise_rows=divided)
 
     def grid(self, latent: Tensor) -> tuple[int, int]:
         """Patches of a latent, frames one below the other."""

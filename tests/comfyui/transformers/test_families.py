@@ -5,9 +5,11 @@ from dataclasses import replace
 import pytest
 import torch
 
+from scfg_core import Settings
+
 from ..expected import scfg, watching
 from .expected import check, guided_run, sample
-from .models import FAMILIES
+from .models import FAMILIES, sd3, text_first
 
 NAMES = list(FAMILIES)
 
@@ -30,8 +32,6 @@ def test_labels_foreground_and_guidance_are_the_oracles(patcher, name):
 
 @pytest.mark.parametrize("name", NAMES)
 def test_watching_changes_no_bit_and_strength_0_is_stock(patcher, name):
-    from scfg_core import Settings
-
     family, latent = FAMILIES[name], FAMILIES[name].latent(10, 14)
     plain = sample(patcher(name), *prompts(family), latent)
     watched = watching(patcher(name))
@@ -54,3 +54,20 @@ def test_with_text_and_image_in_the_other_order_the_check_fails(patcher, name):
     probe, guided, _ = guided_run(patcher(name), wrong, *prompts(family), family.latent(10, 14))
     with pytest.raises(AssertionError):
         check(probe, guided, family.lengths)
+
+
+@pytest.mark.parametrize("changes", [{"qk_norm": None}, {"register_length": 4}], ids=["no norms", "registers"])
+def test_sd3_without_norms_or_with_registers(changes):
+    family = FAMILIES["sd3"]
+    behind = changes.get("register_length", 0)
+    family = replace(family, order=text_first(before=behind))
+    probe, guided, _ = guided_run(sd3(**changes), family, *prompts(family), family.latent(10, 14))
+    check(probe, guided, family.lengths)
+
+
+@pytest.mark.parametrize("name", ["chroma", "anima", "z_image"])
+@pytest.mark.parametrize("preset", ["paper", "authors"])
+def test_presets_of_the_paper_and_the_authors(patcher, name, preset):
+    family, settings = FAMILIES[name], Settings.preset(preset)
+    probe, guided, _ = guided_run(patcher(name), family, *prompts(family), family.latent(10, 14), settings=settings)
+    check(probe, guided, family.lengths, settings=settings)

@@ -39,7 +39,7 @@ class Unknown(nn.Module):
 
 def by_magnitude(model: Any, settings: Settings | None = None) -> Guided:
     guided = Guided()
-    guided.model, guided.trace = guide(model, settings or Settings(), listener=guided, by_magnitude=True)
+    guided.model, guided.trace = guide(model, settings or Settings(), listeners=(guided,), by_magnitude=True)
     return guided
 
 
@@ -102,7 +102,7 @@ def test_without_magnitude_an_unknown_model_is_left_as_it_is():
     latent = {"samples": torch.zeros(1, 4, 16, 16)}
     plain = sample(model, *prompts(), latent)
     guided = Guided()
-    guided.model, guided.trace = guide(model, Settings(), listener=guided)
+    guided.model, guided.trace = guide(model, Settings(), listeners=(guided,))
     assert torch.equal(sample(guided.model, *prompts(), latent), plain)
     assert guided.line == f"S-CFG inactive: {Note.UNKNOWN_MODEL.text}"
 
@@ -132,7 +132,7 @@ def test_a_model_that_can_be_observed_does_not_use_magnitude():
     model = host.sd15()
     text = [host.conditioning(host.tokens(seed)) for seed in (1, 2)]
     guided, usual = by_magnitude(model), Guided()
-    usual.model, usual.trace = guide(model, Settings(), listener=usual)
+    usual.model, usual.trace = guide(model, Settings(), listeners=(usual,))
     images = [sample(each.model, *text, host.latent(16, 24)) for each in (guided, usual)]
     assert torch.equal(*images)
     assert "magnitude" not in guided.line

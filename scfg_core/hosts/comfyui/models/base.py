@@ -87,7 +87,7 @@ class Architecture(Protocol):
     """One model family.
 
     name           for the status line.
-    confirmed      whether its layers and roles were checked with real weights.
+    experimental   whether its layers and roles still await real weights.
     takes_frames   whether it sees latents (B, C, T, H, W) frame by frame.
     marked_blocks  (kind, index) of the blocks that have to be marked, for the host does not say which one runs.
     """
@@ -96,7 +96,7 @@ class Architecture(Protocol):
     def name(self) -> str: ...
 
     @property
-    def confirmed(self) -> bool: ...
+    def experimental(self) -> bool: ...
 
     @property
     def takes_frames(self) -> bool: ...

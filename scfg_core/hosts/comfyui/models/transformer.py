@@ -36,7 +36,7 @@ class Transformer:
     masks: bool = False
     band: tuple[float, float] = BAND
     band_layers: int = BAND_LAYERS
-    confirmed: bool = False
+    experimental: bool = True
     takes_frames: bool = True
     marked_blocks: Sequence[tuple[str, int]] = ()
 
@@ -62,7 +62,10 @@ class Transformer:
             for column in range(len(zeros))
         ]
         if "word" not in roles:
-            roles = ["dead" if dead[column] else "word" for column in range(len(zeros))]
+            roles = [
+                "dead" if dead[column] else "null" if padding[column] and real else "word"
+                for column in range(len(zeros))
+            ]
         for column in (*real[: self.starts], *(start + first for start in text.starts)):
             if 0 <= column < len(roles) and roles[column] != "dead":
                 roles[column] = "start"

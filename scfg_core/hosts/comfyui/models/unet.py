@@ -22,7 +22,7 @@ class UNet:
 
     layers: Sequence[LayerInfo]
     name: str = "U-Net"
-    confirmed: bool = True
+    experimental: bool = False
     takes_frames: bool = False
     marked_blocks: Sequence[tuple[str, int]] = ()
 
