@@ -21,7 +21,7 @@ from views.text import FAINT, height_of, width_of, write
 from .model import load_model
 from .sample import Sampled, sample, starting_noise, to_pixels
 
-PROMPT = "a red boat on water at sunset"
+PROMPT = "a red house on snow at night"
 TILE = 192
 HEAD = 18
 BAR_HEIGHT = 18
