@@ -20,7 +20,7 @@ from scfg_core.trace import Run
 from scfg_core.words import PromptTokens
 
 from .model import DemoModel
-from .text import Tokenizer
+from .text import Tokenizer, phrases
 from .wavelet import CHANNELS, decode
 from .words import VOCABULARY
 from .world import SIZE
@@ -132,11 +132,15 @@ def watch_again(
 
 
 def prompt_tokens(tokenizer: Tokenizer, prompt: str) -> PromptTokens:
-    """The prompt's tokens as a legend names them: a word is a token here."""
+    """The prompt's tokens as a legend names them: those of a phrase together, "a red house"."""
     ids = tokenizer([prompt])[0].tolist()
-    count = len(tokenizer.words(prompt))
-    words = [place if 0 <= place < count else -1 for place in range(-1, len(ids) - 1)]
-    return PromptTokens(0, tuple(VOCABULARY[each] for each in ids), tuple(words))
+    texts, numbers = [VOCABULARY[token] for token in ids], [-1] * len(ids)
+    place = 1
+    for number, phrase in enumerate(phrases(tokenizer.words(prompt))):
+        for _ in phrase:
+            texts[place], numbers[place] = " ".join(phrase), number
+            place += 1
+    return PromptTokens(0, tuple(texts), tuple(numbers))
 
 
 def to_pixels(image: Tensor) -> Any:

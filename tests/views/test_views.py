@@ -79,6 +79,11 @@ def test_names_of_colours_look_like_themselves():
     assert len(set(colours)) == 5
 
 
+def test_a_phrase_that_names_a_colour_looks_like_it():
+    words = PromptTokens(0, ("a blue house", "a blue house", "snow"), (0, 0, 1))
+    assert owners_of(Run(tokens=[words]))[0].colour == WORDS[4]
+
+
 def test_repeated_words_and_a_second_prompt_are_told_apart():
     prompts = [PromptTokens(0, ("cat", "cat"), (0, 1)), PromptTokens(2, ("cat",), (0,))]
     found = [(owner.text, owner.labels) for owner in owners_of(Run(tokens=prompts))]
