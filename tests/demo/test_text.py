@@ -43,25 +43,7 @@ def test_a_prompt_that_is_too_long_says_how_long_it_may_be():
 
 
 def test_words_are_phrased_by_what_they_name():
-    words = [
-        "a",
-        "red",
-        "house",
-        "on",
-        "the",
-        "left",
-        "and",
-        "an",
-        "orange",
-        "tree",
-        "on",
-        "the",
-        "right",
-        "on",
-        "snow",
-        "in",
-        "rain",
-    ]
+    words = Tokenizer().words("a red house on the left and an orange tree on the right on snow in rain")
     assert [" ".join(phrase) for phrase in phrases(words)] == [
         "a red house on the left",
         "and",
