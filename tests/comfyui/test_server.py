@@ -79,7 +79,7 @@ def test_strength_zero_is_plain_cfg_pixel_for_pixel(compared):
 def test_the_guidance_node_tells_its_status(compared):
     said = dict(compared.texts)
     assert said["5"].startswith("S-CFG active: ")
-    assert "20 tokens, 1 entry, mean γ " in said["5"]
+    assert "24 tokens, 1 entry, mean γ " in said["5"]
     assert said["6"].startswith("S-CFG watching: ")
 
 
