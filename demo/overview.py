@@ -21,7 +21,8 @@ from views.text import FAINT, height_of, width_of, write
 from .model import load_model
 from .sample import Sampled, sample, starting_noise, to_pixels
 
-PROMPT = "a red boat on water at sunset"
+PROMPT = "a red house on snow at night"
+"""Of four that were tried at seed 0, the one whose regions are easiest to read."""
 TILE = 192
 HEAD = 18
 BAR_HEIGHT = 18

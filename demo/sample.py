@@ -16,7 +16,7 @@ from scfg_core import Collection, Prompt, Run, Segmentation, Settings, scfg
 from scfg_core.hosts.diffusers.schedule import Schedule
 
 from .model import DemoModel
-from .text import Tokenizer
+from .text import Tokenizer, phrases
 from .wavelet import CHANNELS, decode
 from .words import VOCABULARY
 from .world import SIZE
@@ -128,11 +128,15 @@ def watch_again(
 
 
 def tokenized(tokenizer: Tokenizer, prompt: str) -> Prompt:
-    """The prompt's tokens as a legend names them: a word is a token here."""
+    """The prompt's tokens as a legend names them: those of a phrase together, "a red house"."""
     ids = tokenizer([prompt])[0].tolist()
-    count = len(tokenizer.words(prompt))
-    words = [place if 0 <= place < count else -1 for place in range(-1, len(ids) - 1)]
-    return Prompt.plain("cond", len(ids), (0,), [VOCABULARY[index] for index in ids], words)
+    texts, numbers = [VOCABULARY[token] for token in ids], [-1] * len(ids)
+    place = 1
+    for number, phrase in enumerate(phrases(tokenizer.words(prompt))):
+        for _ in phrase:
+            texts[place], numbers[place] = " ".join(phrase), number
+            place += 1
+    return Prompt.plain("cond", len(ids), (0,), texts, numbers)
 
 
 def to_pixels(image: Tensor) -> Any:

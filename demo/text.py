@@ -20,6 +20,18 @@ def split(prompt: str) -> list[str]:
     return re.findall(r"[^\W\d_]+", prompt.lower())
 
 
+def phrases(words: list[str]) -> list[list[str]]:
+    """A caption's words by what they name: "a red house on the left", "and", "a white cat", "on snow"."""
+    found: list[list[str]] = []
+    for place, word in enumerate(words):
+        says_where = words[place : place + 2] == ["on", "the"]
+        begins = word in ("a", "an", "and", "at", "in", "on") and not says_where
+        if begins or not found:
+            found.append([])
+        found[-1].append(word)
+    return found
+
+
 class Tokenizer:
     """Words to ids: START, the words, END, then PAD up to `LENGTH`. Case and punctuation do not matter."""
 

@@ -97,11 +97,12 @@ def _is_shown(word: str) -> bool:
 
 
 def _colours(words: Sequence[str]) -> list[Colour]:
-    """A colour per word: names of colours look like themselves."""
+    """A colour per word or phrase: one that names a colour looks like it."""
     places: dict[int, int] = {}
     for index, word in enumerate(words):
-        if word in COLOUR_NAMES and COLOUR_NAMES[word] not in places.values():
-            places[index] = COLOUR_NAMES[word]
+        named = [COLOUR_NAMES[part] for part in word.split() if part in COLOUR_NAMES]
+        if named and named[0] not in places.values():
+            places[index] = named[0]
     others = [index for index in range(len(words)) if index not in places]
     free = (place for place in range(len(words) + len(WORDS)) if place not in places.values())
     places |= dict(zip(others, free, strict=False))

@@ -112,7 +112,8 @@ def test_a_frame_says_who_owns_what_and_how_strongly_it_is_guided(parts, server)
     evaluation = an_evaluation(parts, 3)
     numbers = np.frombuffer(base64.b64decode(frame["labels"]), "<u2").reshape(frame["grid"])
     texts = np.array([word["text"] for word in frame["words"]])[numbers]
-    expected = np.array(a_run(parts).prompts[0].texts)[evaluation.labels[0].numpy()]
+    names = ["no word (start)", *a_run(parts).prompts[0].texts[1:-1], "no word (end)"]
+    expected = np.array(names)[evaluation.labels[0].numpy()]
     assert (texts == expected).all()
     ratios = np.frombuffer(base64.b64decode(frame["ratios"]), "<u2").reshape(frame["grid"]) / 1000
     assert np.abs(ratios - evaluation.ratio[0].numpy()).max() < 1e-3

@@ -116,10 +116,11 @@ def test_every_step_and_word_of_a_run_is_recorded(model):
     assert len(sampled.inputs) == len(sampled.clean) == 4
     assert [sampled.run.step_of(each) for each in sampled.run.evaluations] == [0, 1, 2, 3]
     (prompt,) = sampled.run.prompts
-    words = [text for text, _ in prompt.words_with_labels()]
-    assert words == PROMPT.split()
+    spelled = prompt.words_with_labels()
+    assert [text for text, _ in spelled] == ["a red boat on the left", "and", "a blue cat on the right"]
+    assert [label for _, labels in spelled for label in labels] == list(range(1, 1 + len(PROMPT.split())))
     assert prompt.texts[0] == "<start>"
-    assert prompt.texts[1 + len(words)] == "<end>"
+    assert prompt.texts[1 + len(PROMPT.split())] == "<end>"
 
 
 def test_noise_of_a_seed_is_the_same_in_any_batch():

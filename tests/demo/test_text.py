@@ -3,7 +3,7 @@
 import pytest
 import torch
 
-from demo.text import TextEncoder, Tokenizer, UnknownWordError
+from demo.text import TextEncoder, Tokenizer, UnknownWordError, phrases
 from demo.words import END, LENGTH, PAD, START, VOCABULARY
 
 
@@ -40,6 +40,19 @@ def test_a_word_of_another_language_is_named_too(prompt):
 def test_a_prompt_that_is_too_long_says_how_long_it_may_be():
     with pytest.raises(ValueError, match="22 words, this one has 30"):
         Tokenizer()(["a red boat " * 10])
+
+
+def test_words_are_phrased_by_what_they_name():
+    words = Tokenizer().words("a red house on the left and an orange tree on the right on snow in rain")
+    assert [" ".join(phrase) for phrase in phrases(words)] == [
+        "a red house on the left",
+        "and",
+        "an orange tree on the right",
+        "on snow",
+        "in rain",
+    ]
+    assert phrases(["red", "cat"]) == [["red", "cat"]]
+    assert phrases([]) == []
 
 
 def test_start_end_and_pad_are_the_same_in_every_prompt(encoder):
