@@ -85,8 +85,8 @@ def test_colour_names_get_their_own_colour():
 
 
 def test_a_phrase_that_names_a_colour_looks_like_it():
-    words = PromptTokens(0, ("a blue house", "a blue house", "snow"), (0, 0, 1))
-    assert owners_of(Run(tokens=[words]))[0].colour == WORDS[4]
+    words = Prompt.plain("cond", 3, (), ("a blue house", "a blue house", "snow"), (0, 0, 1))
+    assert owners_of(Run(prompts=[words]))[0].colour == WORDS[4]
 
 
 def test_repeated_words_and_a_second_prompt_are_told_apart():
