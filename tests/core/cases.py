@@ -275,3 +275,15 @@ def logs(maps):
     q = torch.log(tensor(maps).clamp_min(1e-30))[:, None]
     k = torch.eye(q.shape[-1]).expand(q.shape[0], 1, -1, -1)
     return q, k
+
+
+TWO_GRIDS = [Grid(6, 7), Grid(3, 4)]
+LATENT = Grid(16, 16)
+
+
+def blocks_of(rng, rows, tokens, grids=TWO_GRIDS):
+    return [pair(rng, f"block{index}", grid, rows, tokens) for index, grid in enumerate(grids)]
+
+
+def same(one, other):
+    return one.labels.equal(other.labels) and one.foreground.equal(other.foreground)
