@@ -144,10 +144,9 @@ def test_a_word_that_the_demo_model_does_not_know_is_skipped_and_named_on_the_te
 
 
 def test_a_graph_with_words_of_the_former_demo_model_still_runs(server):
+    text = "a yellow triangle and a blue square on a green background"
     prompt = demo("") | {
-        "2": node(
-            "SCFGTextEncode", text="a yellow triangle and a blue square on a green background", clip=["1", 1]
-        ),
+        "2": node("SCFGTextEncode", text=text, clip=["1", 1]),
         "5": guidance(word_weights=["weights", 0]),
         "weights": node("SCFGWordWeights", weights="triangle: 2, square: 1"),
         "result": node("SCFGResult", trace=["5", 1], latent=["scfg", 0]),
