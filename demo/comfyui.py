@@ -5,6 +5,7 @@ also enlarges every pixel fourfold: an EmptyLatentImage of 256×256 gives the si
 """
 
 import logging
+import sys
 from collections.abc import Sequence
 from types import SimpleNamespace
 from typing import Any
@@ -150,7 +151,6 @@ class DemoTokenizer:
 def report_words(words: Sequence[str]) -> None:
     """Name what is skipped or replaced, and the words that there are: in the log, and on the node that runs."""
     from comfy_execution.utils import get_executing_context
-    from server import PromptServer
 
     skipped = [word for word in dict.fromkeys(words) if word not in SPELLINGS]
     replaced = [f"{word} (drawn as {FORMER_WORDS[word]})" for word in dict.fromkeys(words) if word in FORMER_WORDS]
@@ -160,7 +160,8 @@ def report_words(words: Sequence[str]) -> None:
     done = " and ".join(f"{action} {', '.join(named)}" for action, named in actions if named)
     status = f"The demo model {done}. It knows: {' '.join(WORDS)}"
     logging.warning(status)
-    server, context = getattr(PromptServer, "instance", None), get_executing_context()
+    host = getattr(sys.modules.get("server"), "PromptServer", None)  # there is none in a script
+    server, context = getattr(host, "instance", None), get_executing_context()
     if server is not None and server.client_id is not None and context is not None:
         server.send_progress_text(status, context.node_id, server.client_id)
 

@@ -12,6 +12,7 @@ from ..scfg_core.run.evaluation import Observation
 from ..scfg_core.run.record import Run
 from ..scfg_core.run.trace import Trace
 from .live import LiveView
+from .subscribers import current_server
 
 CATEGORY = "S-CFG"
 MODEL_TOOLTIP = (
@@ -68,11 +69,9 @@ class NodeStatus:
         """Nothing to do: the status describes a whole run."""
 
     def finished(self, run: Run, status: str) -> None:
-        from server import PromptServer
-
         status += self._remark
         logging.info(status)
-        server = getattr(PromptServer, "instance", None)
+        server = current_server()
         if self._node_id is not None and server is not None and server.client_id is not None:
             server.send_progress_text(status, self._node_id, server.client_id)
 

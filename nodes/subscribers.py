@@ -34,7 +34,7 @@ def subscribe(client: str, interval: float | None) -> None:
 
 def current_subscriber() -> Subscriber | None:
     """The client whose prompt is running, if it is connected and subscribed."""
-    server = _server()
+    server = current_server()
     client = None if server is None else server.client_id
     interval = None if client is None else _INTERVALS.get(client)
     if server is None or client is None or interval is None or client not in server.sockets:
@@ -44,7 +44,7 @@ def current_subscriber() -> Subscriber | None:
 
 def current_graph() -> str | None:
     """Id of the running workflow; None if no page queued it."""
-    queue = getattr(_server(), "prompt_queue", None)
+    queue = getattr(current_server(), "prompt_queue", None)
     for _, _, _, extra_data, *_ in list(getattr(queue, "currently_running", {}).values()):
         workflow = (extra_data.get("extra_pnginfo") or {}).get("workflow") or {}
         return workflow.get("id")
@@ -52,14 +52,14 @@ def current_graph() -> str | None:
 
 
 def send(event: str, data: dict[str, Any], client: str) -> None:
-    server = _server()
+    server = current_server()
     if server is not None:
         server.send_sync(event, data, client)
 
 
 def add_route() -> None:
     """Let pages subscribe: POST {client: str, interval: seconds or null}."""
-    server = _server()
+    server = current_server()
     if server is not None and not any(getattr(route, "path", None) == PATH for route in server.routes):
         server.routes.post(PATH)(_handle_post)
 
@@ -74,7 +74,7 @@ async def _handle_post(request: web.Request) -> web.Response:
     return web.Response(status=204)
 
 
-def _server() -> Any:
+def current_server() -> Any:
     """The host's server, or None; never imported by this module."""
     module = sys.modules.get("server")
     return getattr(getattr(module, "PromptServer", None), "instance", None)
