@@ -55,8 +55,9 @@ class SCFGGuidance(io.ComfyNode):
                     "preset",
                     options=[*PRESETS, CUSTOM],
                     default="default",
-                    tooltip="default: recommended. paper: the equations as printed. authors: matches the authors' "
-                    "code. custom: uses the settings below, which the other presets ignore.",
+                    tooltip="default: every region as strong as the foreground. paper: the equations as printed. "
+                    "authors: matches the authors' code. balanced: default with the mean scale kept at cfg. "
+                    "custom: uses the settings below, which the other presets ignore.",
                 ),
                 *_custom_inputs(),
                 WordWeightsType.Input(

@@ -78,7 +78,7 @@ class Settings:
 
     @classmethod
     def preset(cls, name: str) -> "Settings":
-        """The row of values called `name`: "default", "paper" or "authors"."""
+        """The row of values called `name`: "default", "paper", "authors" or "balanced"."""
         if name not in PRESETS:
             raise SettingsError(
                 f"expected a preset named {', '.join(PRESETS)}, got {name!r}: "
@@ -127,6 +127,7 @@ PRESETS = {
     "default": Settings(),
     "paper": Settings(ratio_min=0.0, ratio_max=math.inf, cap="none", smooth_ratio=False),
     "authors": Settings(power_weights=(0.0, 0.25, 0.75), renormalise="per_layer", smooth_maps=True, cap="hard"),
+    "balanced": Settings(mean_preserving=True),
 }
 """`default` is frozen at the first release; better values later get a new name."""
 

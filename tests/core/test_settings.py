@@ -41,6 +41,7 @@ def test_presets_are_the_table():
         preset = Settings.preset(name)
         assert {key: getattr(preset, key) for key in table} == {key: row[column] for key, row in table.items()}
     assert Settings() == DEFAULT
+    assert Settings.preset("balanced") == replace(DEFAULT, mean_preserving=True)
 
 
 def test_settings_are_frozen_and_comparable():

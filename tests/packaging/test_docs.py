@@ -13,7 +13,7 @@ METHOD, DESIGN, CONTRIBUTING = (
     (PACK / name).read_text(encoding="utf-8") for name in ("docs/METHOD.md", "docs/DESIGN.md", "CONTRIBUTING.md")
 )
 PAGES = sorted(path.relative_to(PACK).as_posix() for path in (*PACK.glob("*.md"), *(PACK / "docs").glob("*.md")))
-PRESETS = ("paper", "authors", "default")
+PRESETS = ("paper", "authors", "default", "balanced")
 WORDS = {"on": True, "off": False, "∞": float("inf"), "¼": 0.25, "¾": 0.75}
 
 
