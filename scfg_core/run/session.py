@@ -82,7 +82,7 @@ class Session:
     def begin(self, prompts: Mapping[Key, Prompt]) -> bool:
         """Start an evaluation of these prompts; False where its attention need not be observed."""
         self._index += 1
-        self._unobserved = frozenset(key for key, prompt in prompts.items() if _says_nothing(prompt))
+        self._unobserved = frozenset(key for key, prompt in prompts.items() if _separates_nothing(prompt))
         self._collector.begin(prompts)
         self.observing = not self._given_up and self._index % self.collection.every == 0
         return self.observing
@@ -285,6 +285,6 @@ class Session:
             self._recorded(observation)
 
 
-def _says_nothing(prompt: Prompt) -> bool:
-    """An unconditional prompt without START tells no foreground (Eq. 14)."""
+def _separates_nothing(prompt: Prompt) -> bool:
+    """An unconditional prompt without START does not separate the foreground (Eq. 14)."""
     return prompt.branch == "uncond" and not prompt.start_tokens
