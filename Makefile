@@ -5,7 +5,8 @@ COMFYUI_PATH ?= $(HOME)/comfy/ComfyUI
 HOST_PYTHON ?= $(firstword $(wildcard $(COMFYUI_PATH)/.venv/bin/python $(COMFYUI_PATH)/venv/bin/python))
 ENVIRONMENT = .venv/ready
 RUN = .venv/bin/python
-# Tests that need the host's Python: the host itself, and a browser.
+# Tests that need the host's Python: the host itself, and a browser (each of these in a process of its own,
+# for two browsers do not share one).
 HOST_TESTS = tests/comfyui
 WEB_TESTS = tests/web tests/evaluation/preference/test_browser.py
 
@@ -35,7 +36,9 @@ test-host:
 test-web:
 	@if [ -n "$(HOST_PYTHON)" ]; then \
 		echo "Browser tests: ComfyUI at $(COMFYUI_PATH)"; \
-		COMFYUI_PATH="$(COMFYUI_PATH)" "$(HOST_PYTHON)" -m pytest $(WEB_TESTS); \
+		for tests in $(WEB_TESTS); do \
+			COMFYUI_PATH="$(COMFYUI_PATH)" "$(HOST_PYTHON)" -m pytest $$tests || exit 1; \
+		done; \
 	else \
 		echo "SKIPPED: browser tests ($(WEB_TESTS)): no ComfyUI with a .venv or venv at $(COMFYUI_PATH); set COMFYUI_PATH and HOST_PYTHON"; \
 	fi

@@ -8,7 +8,13 @@ import pytest
 
 FOLDER = Path(__file__).resolve().parents[2] / "workflows"
 NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
-MODELS = {"CheckpointLoaderSimple": "checkpoints", "ControlNetLoader": "controlnet"}
+MODELS = {
+    "CheckpointLoaderSimple": "checkpoints",
+    "ControlNetLoader": "controlnet",
+    "UNETLoader": "diffusion_models",
+    "CLIPLoader": "text_encoders",
+    "VAELoader": "vae",
+}
 SHOWING = ("PreviewImage", "MaskPreview", "SaveImage", "SCFGSegmentation", "SCFGScaleMap", "SCFGCurves")
 
 
