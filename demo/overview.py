@@ -52,13 +52,10 @@ def overview(cfg: Sampled, scfg: Sampled) -> Picture:
     before, after = _strengths(region_norms(plain, smallest_area=SMALLEST_AREA)), _strengths(norms)
     top = max(*before.values(), *after.values())
     said = paper(4 * height_of(), 2 * TILE + ARROW_WIDTH + 4)
-    for line, text in enumerate(
-        ("read from the model's own attention at every step:", "no training, no second model")
-    ):
+    for line, text in enumerate(("read from the model's attention at every step:", "no training, no second model")):
         write(said, said.shape[1] / 2, (line + 0.4) * (height_of() + 4), text, colour=FAINT, anchor="ma")
-    middle = below(
-        [beside([_tile(regions, "whose is what"), _arrow(), _tile(map_of_scales, "a scale for each")], 0), said]
-    )
+    explained = [_tile(regions, "which word owns what"), _arrow(), _tile(map_of_scales, "a scale for every region")]
+    middle = below([beside(explained, 0), said])
     return margin(
         beside(
             [

@@ -73,7 +73,7 @@ def _comparison_row(samples: Samples, key: Picture) -> Picture:
             titled(frame(enlarge(cfg, TILE, TILE)), f"CFG {last.guidance_scale:g}"),
             titled(frame(enlarge(matched, TILE, TILE)), f"CFG {samples.mean_guidance:.2f}, the same mean"),
             titled(frame(enlarge(guided, TILE, TILE)), f"S-CFG {last.guidance_scale:g}"),
-            titled(frame(regions), "whose is what"),
+            titled(frame(regions), "which word owns what"),
             below([paper(2, 1), key], gap=0),
             titled(frame(heat(ratio, span, TILE, TILE)), "guidance scale"),
             below([paper(height_of() + 4, 1), colour_bar(TILE + 2, last.guidance_scale, span)], gap=0),
