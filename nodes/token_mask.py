@@ -7,14 +7,12 @@ from ..scfg_core import Grid
 from ..scfg_core.errors import ScfgError
 from ..scfg_core.run.masks import feather, hard_mask, labels_of_scores, soft_mask, stretch
 from ..scfg_core.run.record import Run
-from ..scfg_core.run.words import labels_of
+from ..scfg_core.run.words import labels_of_words
 from .common import schema
-from .images import evaluation_at, result_input
+from .images import LATENT_CELL, evaluation_at, result_input
 
 HARD, SOFT, STRETCHED = "hard", "soft", "stretched"
 AVERAGE, ONE = "average of all steps", "one step"
-LATENT_CELL = 8
-"""Pixels per latent cell, used if no image is connected."""
 
 
 class SCFGTokenMask(io.ComfyNode):
@@ -84,7 +82,7 @@ def token_mask(
     run: Run, words: str, mode: str, over: str, step: int, radius: float, image: Tensor | None
 ) -> Tensor:
     """MASK (B, H, W) in 0…1. Raises `ScfgError` if a word is not in the prompt, or a step has no soft maps."""
-    wanted = _labels(run, words)
+    wanted = labels_of_words(words, run.prompts)
     size = _size(run, image)
     chosen = len(run.evaluations) - 1 if over != ONE else evaluation_at(run, step)
     scores = run.mean_scores()
@@ -105,19 +103,6 @@ def token_mask(
         labels = run.evaluations[chosen].labels if over == ONE else labels_of_scores(scores)
         mask = hard_mask(labels, wanted, size)
     return feather(mask, radius)
-
-
-def _labels(run: Run, words: str) -> list[int]:
-    known = [text for prompt in run.prompts for text, _ in prompt.words_with_labels()]
-    if not known:
-        raise ScfgError("expected a prompt with known words, got numbered tokens: encode it with S-CFG Text Encode")
-    phrases = [phrase.strip() for phrase in words.split(",") if phrase.strip()]
-    found = {phrase: labels_of(phrase, run.prompts) for phrase in phrases}
-    missing = [phrase for phrase, labels in found.items() if not labels]
-    if missing or not found:
-        given = ", ".join(map(repr, missing)) or "none"
-        raise ScfgError(f"expected words of the prompt, got {given}: use some of {', '.join(dict.fromkeys(known))}")
-    return sorted({label for labels in found.values() for label in labels})
 
 
 def _size(run: Run, image: Tensor | None) -> Grid:

@@ -50,6 +50,7 @@ class Run:
     token_sums   labels of a positive entry → (B, h·w, K) running sum of its Ĉ over `token_count` evaluations, on
                  `token_grid`; an evaluation in which the entry is inactive adds nothing.
     notes        what the user is told, each once.
+    followed     words that a mask followed, one text per mask.
     facts        what the last evaluation with maps was made of, for the status line.
     schedule     noise levels of the steps, the last one reached included: from the highest to 0, as a rule.
     fingerprint  identifies the latent that the run returned.
@@ -61,6 +62,7 @@ class Run:
     token_grid: Grid | None = None
     token_count: int = 0
     notes: list[str] = field(default_factory=list)
+    followed: tuple[str, ...] = ()
     facts: Facts | None = None
     schedule: tuple[float, ...] = ()
     fingerprint: Fingerprint | None = None
@@ -102,6 +104,15 @@ class Run:
             return None
         scales = [float(kept.ratio.mean()) * kept.guidance_scale for kept in self.evaluations]
         return sum(scales) / len(scales)
+
+    def followed_shares(self) -> list[tuple[str, float]]:
+        """Words that a mask followed, and its mean at the end of a closed run, 0…1."""
+        last = self.evaluations[-1].followed if self.evaluations else None
+        return (
+            []
+            if last is None
+            else [(words, float(mask.mean())) for words, mask in zip(self.followed, last, strict=True)]
+        )
 
     def note(self, note: Note, **fields: object) -> None:
         """Add a note for the user, once."""

@@ -8,10 +8,11 @@ reusing labels where an evaluation has no maps, giving up after running out of m
 
 import logging
 import threading
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
+import torch
 from einops import rearrange
 from torch import Tensor
 
@@ -71,6 +72,8 @@ class Session:
         self._recorded = recorded
         self._resegment = resegment
         self._by_magnitude = by_magnitude
+        self.acting: Sequence[Tensor] = ()
+        """Masks (B, T·H, W) that follow words and act in the evaluation under way, for its record."""
         self._unobserved: frozenset[Hashable] = frozenset()
         self._collector = collector or Collector(self.settings, collection.budget_mib)
         self._given_up = False
@@ -79,10 +82,17 @@ class Session:
         self._last_latent: Grid | None = None
         self._index = -1
 
-    def begin(self, prompts: Mapping[Key, Prompt]) -> bool:
-        """Start an evaluation of these prompts; False where its attention need not be observed."""
+    def begin(self, prompts: Mapping[Key, Prompt], only: Container[Hashable] | None = None) -> bool:
+        """Start an evaluation of these prompts; False where its attention need not be observed.
+
+        only: the prompts whose attention is of use; None = all of them.
+        """
         self._index += 1
-        self._unobserved = frozenset(key for key, prompt in prompts.items() if _separates_nothing(prompt))
+        self._unobserved = frozenset(
+            key
+            for key, prompt in prompts.items()
+            if _separates_nothing(prompt) or (only is not None and key not in only)
+        )
         self._collector.begin(prompts)
         self.observing = not self._given_up and self._index % self.collection.every == 0
         return self.observing
@@ -134,6 +144,14 @@ class Session:
     ) -> Tensor | None:
         """r for an evaluation whose attention cannot be observed (`run.magnitude`); records it."""
         return None if self._given_up else self._magnitude(predictions, preview)
+
+    def regions_of(self, places: Sequence[Placement], latent: Grid, device: torch.device) -> Segmentation | None:
+        """This evaluation's regions as if there were no prompts but these; None where none of them has maps."""
+        with_maps = self._with_maps(places)
+        if self._given_up or not with_maps:
+            return None
+        entries = [self._entry(place, self._collector.token_maps, device) for place in with_maps]
+        return segment_entries(entries, [], self.settings, latent)
 
     def _magnitude(
         self, predictions: Predictions, preview: Callable[[Tensor | None], Tensor] | None
@@ -207,13 +225,13 @@ class Session:
         self.run.prompts = [self._collector.prompt(place.prompt) for place in cond]
         active, with_maps = [place for place in cond if place.active], self._with_maps(cond)
         if active and active == with_maps:
-            positive = [self._entry(place, self._collector.token_maps, predictions) for place in active]
+            positive = [self._entry(place, self._collector.token_maps, predictions.cond.device) for place in active]
             negative = [
-                self._entry(place, self._collector.foreground_maps, predictions)
+                self._entry(place, self._collector.foreground_maps, predictions.cond.device)
                 for place in self._with_maps(uncond)
             ]
             segmentation = segment_entries(positive, negative, self.settings, latent)
-            if uncond and not any(self._collector.prompt(place.prompt).start_tokens for place in uncond):
+            if not any(self._collector.prompt(place.prompt).start_tokens for place in uncond):
                 segmentation = replace(segmentation, has_foreground=None)  # there is no START to say anything
             if self._resegment is not None:
                 segmentation = self._resegment(segmentation)
@@ -231,11 +249,9 @@ class Session:
     def _with_maps(self, places: Sequence[Placement]) -> list[Placement]:
         return [place for place in places if place.active and self._collector.layers_seen(place.prompt) > 0]
 
-    def _entry(
-        self, place: Placement, maps: Callable[[Hashable], TokenMaps], predictions: Predictions
-    ) -> EntryMaps:
+    def _entry(self, place: Placement, maps: Callable[[Hashable], TokenMaps], device: torch.device) -> EntryMaps:
         tokens = maps(place.prompt)
-        tokens = replace(tokens, values=tokens.values.to(predictions.cond.device))
+        tokens = replace(tokens, values=tokens.values.to(device))
         return EntryMaps(tokens, self._collector.prompt(place.prompt), place.area, place.weight)
 
     def _facts(self, cond: Sequence[Placement]) -> Facts:
@@ -279,6 +295,7 @@ class Session:
             fresh=fresh,
             preview=preview,
             soft=None if soft is None else soft.half(),
+            followed=tuple(self.acting),
         )
         self.run.add(observation)
         if self._recorded is not None:

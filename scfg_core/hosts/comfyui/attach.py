@@ -15,6 +15,7 @@ from ...run.evaluation import Observation
 from ...run.record import Run
 from ...run.session import Collection
 from ...run.trace import Trace
+from .follow import following_of
 from .run import KEY, SamplingRun
 
 
@@ -101,6 +102,7 @@ class _Wrappers:
         guider = executor.class_obj
         settings = attachment.settings or replace(Settings(), strength=0.0)
         collection = attachment.collection or Collection()
+        following = following_of(guider)  # words that are not there are an error before sampling
         try:
             run = SamplingRun(
                 guider,
@@ -110,6 +112,7 @@ class _Wrappers:
                 sigmas,
                 self._evaluated,
                 attachment.by_magnitude,
+                following,
             )
         except Exception:  # S-CFG never fails a generation
             logging.exception("S-CFG could not begin: plain CFG")
