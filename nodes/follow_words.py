@@ -20,8 +20,8 @@ class SCFGFollowWords(io.ComfyNode):
             node_id="SCFGFollowWords",
             display_name="S-CFG Follow Words",
             description="A second prompt, with its LoRA or ControlNet, that acts only where words of the base "
-            "prompt are: its mask follows them at every step. Combine it with the base prompt, which comes from S-CFG "
-            "Text Encode, and sample with a model from S-CFG Guidance or S-CFG Attention.",
+            "prompt are: its mask follows them at every step. Combine it with the base prompt, which comes from "
+            "S-CFG Text Encode, and sample with a model from S-CFG Guidance or S-CFG Attention.",
             search_aliases=["regional prompt", "attention mask", "mask from words", "regional LoRA", "scfg"],
             inputs=[
                 io.Conditioning.Input("conditioning", tooltip="The prompt that acts on the words."),
