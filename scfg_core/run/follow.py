@@ -113,8 +113,7 @@ class Follower:
         own = [column for column, label in enumerate(columns) if label in wanted]
         if scores is None or not own:
             return torch.zeros(segmentation.labels.shape, device=segmentation.labels.device)
-        region = soft_mask(TokenMaps(scores, grid, renormalised=True), own, grid)
-        return stretch(region) if self.request.mode == "stretched" else region
+        return soft_mask(TokenMaps(scores, grid, renormalised=True), own, grid)
 
     def mask(self, images: int, latent: Grid, fallback: Tensor) -> Tensor:
         """(B, T·H, W) fp32 in 0…1 for `images` latents of T frames.
@@ -126,7 +125,11 @@ class Follower:
         region = torch.stack(tuple(self._regions)).mean(dim=0) if len(self._regions) > 1 else self._regions[0]
         frames = rearrange(region, "b (t h) w -> (b t) h w", t=latent.frames)
         frames = self._enlarged(frames, Grid(latent.h // latent.frames, latent.w))
-        region = rearrange(feather(frames, self.request.feather), "(b t) h w -> b (t h) w", t=latent.frames)
+        if self.request.mode == "stretched":
+            whole = rearrange(frames, "(b t) h w -> b (t h) w", t=latent.frames)
+            frames = rearrange(stretch(whole), "b (t h) w -> (b t) h w", t=latent.frames)
+        frames = feather(frames, self.request.feather)
+        region = rearrange(frames, "(b t) h w -> b (t h) w", t=latent.frames)
         return torch.where(self._allowed[:, None, None], region, fallback)
 
     def _enlarged(self, region: Tensor, size: Grid) -> Tensor:

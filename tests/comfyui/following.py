@@ -5,7 +5,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-import torch
 from torch import Tensor
 
 from scfg_core import Settings
@@ -25,7 +24,7 @@ OWNERS = ", ".join(f"w{i}" for i in range(1, 40))
 def base(text: Tensor, **keys: Any) -> list:
     """A CONDITIONING with words, as S-CFG Text Encode makes it."""
     numbers = [-1, *range(text.shape[1] - 1)]
-    return host.conditioning(text, scfg_words=(tuple(WORDS[: text.shape[1]]), tuple(numbers)), **keys)
+    return host.conditioning(text, **{"scfg_words": (tuple(WORDS[: text.shape[1]]), tuple(numbers))} | keys)
 
 
 def following(text: Tensor, words: str = OWNERS, given: Tensor | None = None, **options: Any) -> list:

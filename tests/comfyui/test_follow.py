@@ -146,7 +146,6 @@ def test_following_at_cfg_1_and_without_guidance_by_region(sd15, cfg):
 
 
 def test_following_with_dual_cfg(sd15):
-    import comfy.samplers
 
     reader, positive = Reader(), base(A) + following(B)
     with Probe(sd15) as probe:

@@ -131,9 +131,8 @@ class Following:
                 "expected a base prompt beside the one that follows words, got none: join the two with "
                 "Conditioning Combine"
             )
-        prompts = [
-            Prompt.plain("cond", len(entry[WORDS][0]), (), *entry[WORDS]) for entry in entries if WORDS in entry
-        ]
+        named = [entry[WORDS] for entry in entries if WORDS in entry]
+        prompts = [Prompt.plain("cond", len(texts), (), texts, words) for texts, words in named]
         for conditionings in conds.values():
             for entry in conditionings:
                 if FOLLOW in entry:
@@ -232,10 +231,13 @@ class _Followed:
 
 
 def _on(latent: Tensor, mask: Tensor) -> Tensor:
-    """A mask as the host brings it to a latent: (B, T·H, W) fp32 on its device."""
+    """A mask as the host brings it to a latent: (B, T·H, W) fp32 on its device; of one cell exactly."""
+    if mask.numel() == 1:
+        size = grid_of(latent)
+        return mask.to(latent.device, torch.float32).expand(len(latent), size.h, size.w)
     from comfy.samplers import resolve_areas_and_cond_masks_multidim
 
-    holder = [{"mask": mask.as_subclass(Tensor).float()}]
+    holder = [{"mask": mask.float()}]
     resolve_areas_and_cond_masks_multidim(holder, latent.shape[2:], latent.device)
     sized = holder[0]["mask"]
     if latent.ndim == 5:
