@@ -1,16 +1,16 @@
 """Does a prompt that follows words change its thing, and only its thing? `python -m evaluation follow`
 
-A real ComfyUI samples the demo model, from COMFYUI_PATH, else ~/comfy/ComfyUI, with its Python. The base prompt is a
-held-out caption; a second one names its first thing in another colour. How the second is combined with the first:
+A real ComfyUI samples the demo model, from COMFYUI_PATH, else ~/comfy/ComfyUI, with its Python. The base prompt is
+a held-out caption; a second one names its first thing in another colour. How the second is combined with the first:
 
 base       not at all.
 no mask    Conditioning Combine, everywhere.
 true mask  the base prompt as default, the second where the judge sees the thing in the image of the base prompt.
-followed   the base prompt as default, the second through S-CFG Follow Words on the thing's noun.
+followed   the base prompt as default, the second through S-CFG Follow Words on its colour and noun.
 
-The judge says whether the thing is there in the other colour, and whether all other things are as before. |Δ| is the
-mean difference from the image of the base prompt, of 255 levels, outside the thing as the judge sees it in either
-image.
+The judge says whether the thing is there in the other colour, and whether all other things are as before. |Δ| is
+the mean difference from the image of the base prompt, of 255 levels, outside the thing as the judge sees it in
+either image.
 """
 
 from __future__ import annotations
