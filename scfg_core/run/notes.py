@@ -1,6 +1,6 @@
 """Notes to the user: what a sampling run reports, why, and what to do about it.
 
-The tables of messages in the README and the help pages are made from this enum.
+The tables of messages in docs/MESSAGES.md and the help pages are made from this enum.
 """
 
 from enum import Enum
