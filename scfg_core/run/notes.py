@@ -109,6 +109,11 @@ class Note(Enum):
         "The word is not in the prompt, or the prompt was not encoded with S-CFG Text Encode.",
         "Check the spelling, and encode the prompt with S-CFG Text Encode.",
     )
+    OWNS_NOTHING = (
+        "{word!r} owns no region: no effect",
+        "No part of the image went to the word while its weight acted, or it is a function word such as “on”.",
+        "Set scope to phrase in S-CFG Word Weights, or weight another word of the phrase.",
+    )
     OUT_OF_MEMORY = (
         "S-CFG ran out of memory; falling back to plain CFG",
         "The attention maps do not fit beside the model.",

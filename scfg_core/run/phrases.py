@@ -1,7 +1,8 @@
 """Phrases of a prompt: what a reader takes for one thing, "red star" in "a red star on the left, at night".
 
 A phrase is a run of words between separators (commas and other marks that end a part of a sentence) and function
-words, which belong to no phrase. A list of tags, "1girl, looking at viewer, hand on hip", is cut at separators alone.
+words, which belong to no phrase. A list of tags, "1girl, looking at viewer, hand on hip", is cut at separators
+alone.
 """
 
 import unicodedata
@@ -13,20 +14,15 @@ from .words import labels_of
 
 ARTICLES = frozenset({"a", "an", "the"})
 JOINING = frozenset({"and", "or"})
-FUNCTION_WORDS = (
-    ARTICLES
-    | JOINING
-    | frozenset(
-        """
-    about above across after against along among amid around as at atop before behind below beneath beside between
-    beyond by down during for from in inside into like near next of off on onto out outside over past than through
-    throughout to toward towards under underneath until up upon via with within without
-    but nor so while where when which who whose that
-    is are was were be being been has have had do does
-    he she it they we you i his her hers its their my our your this these those there
-    """.split()
-    )
-)
+_OTHERS = """
+about above across after against along among amid around as at atop before behind below beneath beside between
+beyond by down during for from in inside into like near next of off on onto out outside over past than through
+throughout to toward towards under underneath until up upon via with within without
+but nor so while where when which who whose that
+is are was were be being been has have had do does
+he she it they we you i his her hers its their my our your this these those there
+"""
+FUNCTION_WORDS = ARTICLES | JOINING | frozenset(_OTHERS.split())
 """English words that say how others belong together, and name nothing themselves."""
 
 SEPARATORS = frozenset(",;.:!?|/\n…—–，、。；：！？·")

@@ -8,7 +8,7 @@ is what a patch goes to that no phrase wants; END, padding, function words and p
 goes to START, then to the first phrase.
 """
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import lru_cache
 from typing import Literal, get_args
 
@@ -20,6 +20,7 @@ from ..errors import SettingsError
 from ..grid import Grid, nearest
 from ..method.assign import assign
 from ..method.fusion import TokenMaps
+from ..method.guidance import value_of_region
 from ..method.segment import UNOWNED, Segmentation
 from ..precision import constant, full_precision
 from ..prompt import Prompt
@@ -59,7 +60,7 @@ def word_mask(
     """
     regions = regions_of(found, prompts, scope)
     wanted = [index for word in words for index in indices_of(word, prompts, scope)]
-    mask = look_up(regions, dict.fromkeys(wanted, 1.0), other=0.0)
+    mask = value_of_region(regions, dict.fromkeys(wanted, 1.0), other=0.0)
     if min_region > 0:
         mask = drop_small_parts(mask > 0, min_region).float()
     return nearest(mask, size)
@@ -84,7 +85,7 @@ def regions_of(found: Segmentation | TokenMaps, prompts: Sequence[Prompt], scope
     if found.scores is None:
         phrases = phrases_of(prompts)
         owner = {label: float(index) for index, phrase in enumerate(phrases) for label in phrase.labels}
-        return look_up(found.labels, owner, other=float(UNOWNED)).long()
+        return value_of_region(found.labels, owner, other=float(UNOWNED)).long()
     columns = [label for labels in found.score_labels for label in labels]
     regions = phrase_regions(found.scores, columns, prompts, found.grid)
     return torch.where(found.labels == UNOWNED, constant(UNOWNED, regions.dtype, regions.device), regions)
@@ -98,13 +99,6 @@ def phrase_regions(scores: Tensor, labels: Sequence[int], prompts: Sequence[Prom
     pooling, others = _pooling(tuple(labels), tuple(prompts), scores.dtype, scores.device)
     winner = assign(_product(scores, pooling)) - others
     return rearrange(winner.clamp_(min=UNOWNED), "b (h w) -> b h w", h=grid.h)
-
-
-def look_up(regions: Tensor, values: Mapping[int, float], other: float, dtype: torch.dtype | None = None) -> Tensor:
-    """(B, h, w), fp32 or `dtype`: the value of every patch's region; `other` where its region has none."""
-    table = _table(tuple(sorted(values.items())), other, dtype or torch.float32, regions.device)
-    last = table.shape[0] - 1
-    return table[(regions.long() + 1).clamp_(max=last)]
 
 
 _product = full_precision(torch.matmul)
@@ -124,13 +118,3 @@ def _pooling(
         for row in columns:  # one by one: indexing with a list would make a GPU wait
             pooling[row, place] = 1 / len(columns)
     return pooling, 1 + len(starts)
-
-
-@lru_cache(maxsize=64)
-def _table(values: tuple[tuple[int, float], ...], other: float, dtype: torch.dtype, device: torch.device) -> Tensor:
-    """Row i + 1 is the value of region i, row 0 that of `UNOWNED`, the last one that of all higher regions."""
-    highest = max((region for region, _ in values), default=UNOWNED)
-    table = torch.full((highest + 3,), other, dtype=dtype, device=device)
-    for region, value in values:
-        table[region + 1] = value
-    return table

@@ -2,7 +2,6 @@
 
 from collections.abc import Sequence
 
-from ..errors import SettingsError
 from ..prompt import Prompt
 
 
@@ -28,29 +27,3 @@ def labels_of(phrase: str, prompts: Sequence[Prompt]) -> tuple[int, ...]:
 
 def _letters(text: str) -> str:
     return "".join(text.casefold().split())
-
-
-def parse_weights(text: str) -> dict[str, float]:
-    """ "horse: 1.3, red hat: 0.8" → {"horse": 1.3, "red hat": 0.8}; entries are separated by commas or new lines.
-
-    Raises `SettingsError` for an entry that is not "word: number" with a number from 0 to 10, and for a repetition.
-    """
-    weights: dict[str, float] = {}
-    remedy = 'write entries like "horse: 1.3", separated by commas'
-    for entry in text.replace("\n", ",").split(","):
-        if not entry.strip():
-            continue
-        phrase, colon, number = entry.rpartition(":")
-        phrase = " ".join(phrase.casefold().split())
-        if not (colon and phrase):
-            raise SettingsError(f"expected a word, a colon and a number, got {entry.strip()!r}: {remedy}")
-        try:
-            weight = float(number)
-        except ValueError:
-            weight = float("nan")
-        if not 0 <= weight <= 10:
-            raise SettingsError(f"expected a weight from 0 to 10 for {phrase!r}, got {number.strip()!r}: {remedy}")
-        if phrase in weights:
-            raise SettingsError(f"expected {phrase!r} once, got it twice: keep one of the two")
-        weights[phrase] = weight
-    return weights

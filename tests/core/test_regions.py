@@ -1,6 +1,7 @@
 """Regions of phrases, and masks of them, against loops."""
 
 from dataclasses import replace
+from typing import Any
 
 import numpy as np
 import pytest
@@ -8,10 +9,11 @@ import torch
 from scipy.ndimage import label
 
 from scfg_core import Grid, Prompt, Segmentation, SettingsError, TokenMaps
+from scfg_core.method.guidance import value_of_region
 from scfg_core.prompt import number_labels
 from scfg_core.run.masks import drop_small_parts
 from scfg_core.run.phrases import phrases_of
-from scfg_core.run.regions import check_scope, look_up, phrase_regions, regions_of, word_mask
+from scfg_core.run.regions import check_scope, phrase_regions, regions_of, word_mask
 
 from .test_phrases import prompt
 from .waits import Waits
@@ -136,8 +138,8 @@ def test_masks_never_wait_for_the_device(scope):
 
 def test_a_table_has_every_region_and_another_value_for_the_rest():
     regions = torch.tensor([[[-1, 0, 1, 2, 9]]], dtype=torch.int16)
-    assert look_up(regions, {1: 2.0}, other=0.5).tolist() == [[[0.5, 0.5, 2.0, 0.5, 0.5]]]
-    assert look_up(regions, {}, other=0.5, dtype=torch.float64).dtype == torch.float64
+    assert value_of_region(regions, {1: 2.0}, other=0.5).tolist() == [[[0.5, 0.5, 2.0, 0.5, 0.5]]]
+    assert value_of_region(regions, {}, other=0.5, dtype=torch.float64).dtype == torch.float64
 
 
 def test_an_unknown_scope_is_named():
@@ -147,7 +149,8 @@ def test_an_unknown_scope_is_named():
 
 def without_small(mask, least):
     """By SciPy: the parts of at least so many cells, and the largest one."""
-    parts, count = label(mask)
+    found: Any = label(mask)
+    parts, count = found
     sizes = np.bincount(parts.ravel(), minlength=count + 1)
     sizes[0] = 0
     return np.isin(parts, np.flatnonzero(sizes >= min(least, sizes.max()))) & mask

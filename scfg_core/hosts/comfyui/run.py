@@ -22,7 +22,9 @@ from ...run.noise import NoiseLevel
 from ...run.notes import Note
 from ...run.record import Run
 from ...run.session import Collection, Predictions, Session
+from ...run.weights import WordWeights
 from .models import ModelCall, architecture_of
+from .parts import Parts
 from .preview import Preview
 from .prompts import Key, PromptLists, PromptReader
 from .slot import CfgSlot
@@ -40,7 +42,7 @@ class SamplingRun:
         guider: Any,
         settings: Settings,
         collection: Collection,
-        word_weights: Mapping[str, float],
+        word_weights: WordWeights,
         sigmas: Tensor,
         evaluated: Callable[[Run, Observation], None],
         by_magnitude: bool = False,
@@ -62,7 +64,8 @@ class SamplingRun:
             by_magnitude=by_magnitude,
         )
         self._preview = Preview(patcher.get_model_object("latent_format"))
-        self._range = _sigma_range(patcher, settings)
+        parts = {(settings.start, settings.end)} | word_weights.parts() if settings.strength > 0 else ()
+        self._parts = Parts(patcher, parts)
         self._flow = _is_flow(patcher)
         self._set_compiler_aside = compiles_unguarded(guider.model_options)
         self._guided = False
@@ -95,7 +98,9 @@ class SamplingRun:
         if self._inactive is not None and not self._by_magnitude:
             return False
         self._noisy = x
-        self._acts = self.session.settings.strength > 0 and self._within_range(sigma)
+        self._parts.begin(sigma)
+        settings = self.session.settings
+        self._acts = settings.strength > 0 and self._parts.within(settings.start, settings.end)
         return True
 
     def guided(self, model_options: dict) -> dict:
@@ -220,14 +225,7 @@ class SamplingRun:
         noise = NoiseLevel(1 - sigma if self._flow else 1.0, sigma, "sample")
         scale = float(args["cond_scale"])
         cond, uncond = args["cond_denoised"], args["uncond_denoised"]
-        return Predictions(x, cond, uncond, noise, args["sigma"], scale, self._acts)
-
-    def _within_range(self, sigma: Tensor) -> bool:
-        """Whether S-CFG acts now; reads sigma off the device only where a range was asked for."""
-        if self._range is None:
-            return True
-        highest, lowest = self._range
-        return lowest <= float(sigma.flatten()[0]) <= highest
+        return Predictions(x, cond, uncond, noise, args["sigma"], scale, self._acts, self._parts.within)
 
     # the end
 
@@ -253,14 +251,6 @@ class SamplingRun:
 def _branches(conds: Sequence[object]) -> tuple[Branch, ...]:
     """Of two lists the first is the positive one; which are what of three lists, the CFG function tells later."""
     return ("cond", "uncond") if len(conds) == 2 else ("both",) * len(conds)
-
-
-def _sigma_range(patcher: Any, settings: Settings) -> tuple[float, float] | None:
-    """Highest and lowest noise level at which S-CFG acts; None = all of them."""
-    if settings.start == 0 and settings.end == 1:
-        return None
-    sampling = patcher.get_model_object("model_sampling")
-    return float(sampling.percent_to_sigma(settings.start)), float(sampling.percent_to_sigma(settings.end))
 
 
 def _is_flow(patcher: Any) -> bool:
