@@ -124,6 +124,11 @@ class Note(Enum):
         "The words owned less than min_share or more than max_share in some evaluations.",
         "Change the shares in S-CFG Follow Words, or choose other words.",
     )
+    OWNS_NOTHING = (
+        "{word!r} owns no region: no effect",
+        "No part of the image went to the word while its weight acted, or it is a function word such as “on”.",
+        "Set scope to phrase in S-CFG Word Weights, or weight another word of the phrase.",
+    )
     OUT_OF_MEMORY = (
         "S-CFG ran out of memory; falling back to plain CFG",
         "The attention maps do not fit beside the model.",

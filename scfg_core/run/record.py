@@ -5,6 +5,7 @@ them, and the flags, once.
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from ..grid import Grid
 from ..method.fusion import TokenMaps
 from ..method.segment import Segmentation
+from ..method.settings import Settings
 from ..prompt import Prompt
 from .evaluation import Evaluation, Observation, by_label, evaluations_of
 from .fingerprint import Fingerprint
@@ -52,6 +54,7 @@ class Run:
     notes        what the user is told, each once.
     followed     words that a mask followed, one text per mask.
     facts        what the last evaluation with maps was made of, for the status line.
+    min_region   share of the image below which a part of a hard mask from words is dropped (`Settings`).
     schedule     noise levels of the steps, the last one reached included: from the highest to 0, as a rule.
     fingerprint  identifies the latent that the run returned.
     """
@@ -64,12 +67,14 @@ class Run:
     notes: list[str] = field(default_factory=list)
     followed: tuple[str, ...] = ()
     facts: Facts | None = None
+    min_region: float = Settings().min_region
     schedule: tuple[float, ...] = ()
     fingerprint: Fingerprint | None = None
     closed: bool = False
     _evaluations: list[Evaluation] = field(default_factory=list)
     _waiting: list[Observation] = field(default_factory=list)
     _stride: int = 1
+    _at_close: list[Callable[[], None]] = field(default_factory=list)
     _all_finite: Tensor | None = None
     _all_foreground: Tensor | None = None
 
@@ -113,6 +118,10 @@ class Run:
             if last is None
             else [(words, float(mask.mean())) for words, mask in zip(self.followed, last, strict=True)]
         )
+
+    def at_close(self, report: Callable[[], None]) -> None:
+        """Call `report` when the run closes, to add notes for which it may read the device."""
+        self._at_close.append(report)
 
     def note(self, note: Note, **fields: object) -> None:
         """Add a note for the user, once."""
@@ -187,6 +196,9 @@ class Run:
         if self._all_foreground is not None and not bool(self._all_foreground):
             self.note(Note.NO_FOREGROUND)
         self._all_finite = self._all_foreground = None
+        for report in self._at_close:
+            report()
+        self._at_close = []
         self.closed = True
 
 

@@ -33,7 +33,8 @@ from .magnitude import magnitude_patches, magnitude_settings
 from .notes import Note
 from .predictions import Placement, Predictions
 from .record import Facts, Run
-from .words import labels_of
+from .weighting import Weighting
+from .weights import WordWeights
 
 ALL_PATCHES = "all patches"
 """What owns everything where regions are patches of the latent."""
@@ -44,7 +45,7 @@ class Session:
 
     settings      the method's constants.
     collection    how maps are collected.
-    word_weights  word or phrase of the prompts, or label → factor ≥ 0 on the guidance of its region.
+    word_weights  factors on the guidance of what words stand for (`run.weights`).
     recorded      called with every evaluation's record, whose tensors are still on the device.
     resegment     gives what replaces every fresh segmentation: regions of the caller's own, on its grid.
     collector     of these settings; None = one as the collection says.
@@ -57,7 +58,7 @@ class Session:
         collection: Collection,
         run: Run,
         *,
-        word_weights: Mapping[str, float] | Mapping[int, float] | None = None,
+        word_weights: WordWeights | Mapping[str, float] | Mapping[int, float] | None = None,
         recorded: Callable[[Observation], None] | None = None,
         resegment: Callable[[Segmentation], Segmentation] | None = None,
         collector: Collector | None = None,
@@ -68,7 +69,8 @@ class Session:
         self.run = run
         self.observing = False
         """Whether the attention of the evaluation under way is wanted."""
-        self._word_weights = dict(word_weights or {})
+        run.min_region = settings.min_region
+        self._weighting = Weighting(WordWeights.of(word_weights), run)
         self._recorded = recorded
         self._resegment = resegment
         self._by_magnitude = by_magnitude
@@ -174,10 +176,10 @@ class Session:
         folded, ratio, shaped = predictions.folded(), None, None
         norm, frames = guidance_norm(folded.delta), predictions.frames
         by_magnitude = settings.regions == "patch" and self._by_magnitude
-        weights = {} if by_magnitude else self._weights_by_label()
         if predictions.active and settings.strength > 0:
             scale = predictions.guidance_scale
-            ratio = shaped = ratio_of_norm(norm, segmentation, settings, scale, weights, frames)
+            factors = None if by_magnitude else self._weighting.factors(predictions.within, norm.dtype)
+            ratio = shaped = ratio_of_norm(norm, segmentation, settings, scale, factors, frames)
             if predictions.cond.ndim == 5:
                 shaped = rearrange(ratio, "b one (t h) w -> b one t h w", t=frames)
         try:
@@ -233,8 +235,11 @@ class Session:
             segmentation = segment_entries(positive, negative, self.settings, latent)
             if not any(self._collector.prompt(place.prompt).start_tokens for place in uncond):
                 segmentation = replace(segmentation, has_foreground=None)  # there is no START to say anything
-            if self._resegment is not None:
+            if self._resegment is None:
+                self._weighting.segmented(segmentation, self.run.prompts)
+            else:
                 segmentation = self._resegment(segmentation)
+                self._weighting.segmented(replace(segmentation, scores=None), self.run.prompts)
             self.run.facts = self._facts(cond)
             self.run.add_scores(segmentation)
             self._last, self._last_latent = replace(segmentation, scores=None), latent
@@ -262,15 +267,6 @@ class Session:
             prompts=len(cond),
             backend=self._collector.backend or "pytorch",
         )
-
-    def _weights_by_label(self) -> dict[int, float]:
-        weights: dict[int, float] = {}
-        for word, weight in self._word_weights.items():
-            labels = labels_of(word, self.run.prompts) if isinstance(word, str) else (int(word),)
-            if not labels:
-                self.run.note(Note.UNKNOWN_WORD, word=word)
-            weights |= dict.fromkeys(labels, weight)
-        return weights
 
     def _record(
         self,

@@ -123,6 +123,18 @@ class PromptLists:
             self._placements[index] = self._place(index, self.lists[index] or ())
         return self._placements[index]
 
+    def sides(self, cond: object, uncond: object) -> tuple[int, int] | None:
+        """Which of the lists are the two that a CFG function was given; None where it was given others."""
+        found = [
+            next((index for index, each in enumerate(self.lists) if each is side), None) for side in (cond, uncond)
+        ]
+        if None in found and len(self.lists) == 2:
+            found = [0, 1]
+        first, second = found
+        if first is None or second is None or self.branches[first] == "uncond" or self.branches[second] == "cond":
+            return None
+        return first, second
+
     def base_placements(self, index: int) -> list[Placement]:
         """Where the prompts of a list that follow no words act, as if there were no others."""
         return self._place(index, [found for found in self.lists[index] or () if FOLLOW not in found])
