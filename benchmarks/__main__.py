@@ -89,6 +89,14 @@ def update(options: argparse.Namespace) -> None:
     update.main(options)
 
 
+def follow(options: argparse.Namespace) -> None:
+    from . import follow
+
+    rows = follow.run(options.device)
+    report.show("A mask that follows words", rows, follow.COLUMNS)
+    report.save(options.out / "follow.json", "follow", rows, clock.machine(options.device))
+
+
 def launches(options: argparse.Namespace) -> None:
     from . import launches
 
@@ -109,6 +117,7 @@ BENCHMARKS = {
     "backends": backends,
     "overhead": overhead,
     "families": families,
+    "follow": follow,
     "host": host,
     "launches": launches,
     "python": python,

@@ -4,6 +4,7 @@ small        the whole grid on the small bundled model
 checkpoint   the paper's grid on a checkpoint of your own, in diffusers' format
 preference   a page on which people compare two arms blindly; votes: what they said
 accept       the small model against what it must reach, its segmentation by noise level among it
+follow       a second prompt that follows words: does it change its thing alone; needs ComfyUI
 masks        how well masks from words fit the true things, on the small model
 judge        train the small model's judge, a classifier of true scenes
 
@@ -21,6 +22,7 @@ COMMANDS = {
     "preference": ".preference.build",
     "votes": ".preference.result",
     "accept": ".small_model.acceptance",
+    "follow": ".small_model.follow",
     "masks": ".small_model.masks",
     "judge": ".small_model.train_judge",
 }

@@ -5,6 +5,7 @@ from comfy_api.latest import ComfyExtension, io
 from .attention import SCFGAttention
 from .curves import SCFGCurves
 from .demo_model import SCFGDemoModel
+from .follow_words import SCFGFollowWords
 from .guidance import SCFGGuidance
 from .result import SCFGResult
 from .scale_map import SCFGScaleMap
@@ -20,6 +21,7 @@ NODES: list[type[io.ComfyNode]] = [
     SCFGAttention,
     SCFGGuidance,
     SCFGWordWeights,
+    SCFGFollowWords,
     SCFGResult,
     SCFGSegmentation,
     SCFGScaleMap,

@@ -11,6 +11,9 @@ from ..scfg_core.errors import ScfgError
 from ..scfg_core.run.record import Run
 from .common import ResultType
 
+LATENT_CELL = 8
+"""Pixels per latent cell, as most VAEs have it; for sizes in pixels where there is no image."""
+
 
 def result_input() -> Any:
     return ResultType.Input("result", tooltip="From S-CFG Result.")

@@ -2,13 +2,16 @@
 
 from comfy_api.latest import io
 
+from ..scfg_core.errors import ScfgError
 from ..scfg_core.run.record import Run
-from ..views import segmentation, segmentation_sheet
+from ..views import followed, segmentation, segmentation_sheet
+from ..views.canvas import Picture
 from ..views.segmentation import base_of
 from .common import schema
 from .images import as_array, batch_input, evaluation_at, image_at, result_input, step_input, with_preview
 
 SHEET, ONE = "all steps", "one step"
+REGIONS, FOLLOWED = "regions", "followed words"
 STEP_PREVIEW, NOTHING = "the step's preview", "nothing"
 
 
@@ -39,6 +42,13 @@ class SCFGSegmentation(io.ComfyNode):
                     tooltip="Background of the regions if no image is connected.",
                 ),
                 io.Image.Input("image", optional=True, tooltip="The finished image, shown behind the regions."),
+                io.Combo.Input(
+                    "draw",
+                    options=[REGIONS, FOLLOWED],
+                    default=REGIONS,
+                    optional=True,
+                    tooltip="The regions of all words, or the masks of S-CFG Follow Words.",
+                ),
             ],
             outputs=[io.Image.Output(display_name="image", tooltip="The segmentation with its legend.")],
             hidden=[io.Hidden.unique_id, io.Hidden.prompt, io.Hidden.extra_pnginfo],
@@ -46,12 +56,29 @@ class SCFGSegmentation(io.ComfyNode):
         )
 
     @classmethod
-    def execute(cls, result: Run, show: str, step: int, batch_index: int, under: str, image=None) -> io.NodeOutput:
+    def execute(
+        cls, result: Run, show: str, step: int, batch_index: int, under: str, image=None, draw: str = REGIONS
+    ) -> io.NodeOutput:
         image_index = image_at(result, batch_index)
         base = None if image is None else as_array(image, image_index)
-        if show == SHEET:
-            return with_preview(cls, segmentation_sheet(result, image=image_index, base=base))
-        index = evaluation_at(result, step)
-        if base is None and under == STEP_PREVIEW:
+        index = None if show == SHEET else evaluation_at(result, step)
+        if base is None and index is not None and under == STEP_PREVIEW:
             base = base_of(result.evaluations[index], image_index)
-        return with_preview(cls, segmentation(result, index=index, image=image_index, base=base))
+        view = _followed if draw == FOLLOWED else _regions
+        return with_preview(cls, view(result, index, image_index, base))
+
+
+def _regions(run: Run, index: int | None, image: int, base: Picture | None) -> Picture:
+    """One evaluation, or a contact sheet where the index is None."""
+    if index is None:
+        return segmentation_sheet(run, image=image, base=base)
+    return segmentation(run, index=index, image=image, base=base)
+
+
+def _followed(run: Run, index: int | None, image: int, base: Picture | None) -> Picture:
+    if not any(seen.followed is not None for seen in run.evaluations):
+        raise ScfgError(
+            "expected a run in which a mask follows words, got one without: connect S-CFG Follow Words to the "
+            "sampler, or draw the regions"
+        )
+    return followed(run, indices=None if index is None else [index], image=image, base=base)

@@ -30,7 +30,8 @@ from .run.evaluation import Evaluation
 from .run.notes import Note
 from .run.record import Run
 from .run.session import Collection
-from .run.words import labels_of, parse_weights
+from .run.weights import WordWeight, WordWeights, parse_weights
+from .run.words import labels_of
 
 __all__ = [
     "PRESETS",
@@ -50,6 +51,8 @@ __all__ = [
     "SettingsError",
     "ShapeError",
     "TokenMaps",
+    "WordWeight",
+    "WordWeights",
     "agreement",
     "collect_maps",
     "combine",

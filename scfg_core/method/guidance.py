@@ -12,6 +12,7 @@ the device.
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
@@ -77,7 +78,9 @@ def ratio_map(
             f"expected delta ({images}, C, H, W), got {tuple(delta.shape)}: "
             "pass the difference of the two predictions of the images that were segmented"
         )
-    return ratio_of_norm(guidance_norm(delta), segmentation, settings, guidance_scale, word_weights, frames)
+    norm = guidance_norm(delta)
+    factors = value_of_region(segmentation.labels, word_weights, 1.0, norm.dtype) if word_weights else None
+    return ratio_of_norm(norm, segmentation, settings, guidance_scale, factors, frames)
 
 
 def ratio_of_norm(
@@ -85,19 +88,25 @@ def ratio_of_norm(
     segmentation: Segmentation,
     settings: Settings,
     guidance_scale: float,
-    word_weights: Mapping[int, float] | None = None,
+    factors: Tensor | None = None,
     frames: int = 1,
 ) -> Tensor:
-    """As `ratio_map`, from η (B, H, W)."""
+    """As `ratio_map`, from η (B, H, W) and the word weight (B, h, w) ≥ 0 of every patch, in η's dtype; None = 1."""
     if settings.strength == 0 or guidance_scale <= 0:
         return torch.ones_like(norm[:, None])
     codes, count = _codes(segmentation, settings)
     bins = nearest(codes, Grid(norm.shape[1], norm.shape[2]))
     valid = (bins >= 0) & (norm - norm == 0)
     bins = torch.where(valid, bins, constant(2 * count, bins.dtype, bins.device))
-    table = _limited(region_ratios(norm, bins, count, valid), segmentation, settings, guidance_scale, word_weights)
-    table = F.pad(table.to(norm.dtype), (0, 1), value=1.0)
+    ceiling = _ceiling(settings, guidance_scale)
+    limit = ceiling if factors is None else math.inf
+    ratios = region_ratios(norm, bins, count, valid)
+    ratios = ratios.clamp(min(settings.ratio_min, limit), min(settings.ratio_max, limit))
+    table = F.pad(ratios.to(norm.dtype), (0, 1), value=1.0)
     r = table.gather(1, (bins >> 1).flatten(1)).view_as(norm)
+    if factors is not None:
+        weighted = (r * nearest(factors, Grid(norm.shape[1], norm.shape[2]))).clamp_(max=ceiling)
+        r = torch.where(valid, weighted, r)
     if settings.smooth_ratio:
         r = torch.where(valid, smooth_3x3(r[:, None], frames)[:, 0], constant(1.0, r.dtype, r.device))
     if settings.mean_preserving:
@@ -106,6 +115,27 @@ def ratio_of_norm(
     if settings.strength < 1:
         r = torch.lerp(torch.ones_like(r), r, settings.strength)
     return r[:, None]
+
+
+def value_of_region(
+    regions: Tensor, values: Mapping[int, float], other: float, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """(B, h, w) in `dtype`: the value of every patch's region, `other` where its region has none.
+
+    regions  (B, h, w) integers from `UNOWNED` on: a label map, or another numbering of regions.
+    """
+    table = _table(tuple(sorted(values.items())), other, dtype, regions.device)
+    return table[(regions.long() + 1).clamp_(max=len(table) - 1)]
+
+
+@lru_cache(maxsize=64)
+def _table(values: tuple[tuple[int, float], ...], other: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Row i + 1 is the value of region i, row 0 that of `UNOWNED`, the last one that of all higher regions."""
+    highest = max((region for region, _ in values), default=UNOWNED)
+    table = torch.full((highest + 3,), other, dtype=dtype, device=device)
+    for region, value in values:  # one by one: a tensor of Python numbers would make a GPU wait
+        table[region + 1] = value
+    return table
 
 
 def rescale(eps_cond: Tensor, eps_uncond: Tensor, ratio: Tensor) -> Tensor:
@@ -132,26 +162,6 @@ def _codes(segmentation: Segmentation, settings: Settings) -> tuple[Tensor, int]
     grid = segmentation.grid
     patches = rearrange(torch.arange(grid.area, device=labels.device), "(h w) -> h w", h=grid.h)
     return torch.add(benchmark, torch.where(labels == UNOWNED, labels, patches), alpha=2), grid.area
-
-
-def _limited(
-    ratios: Tensor,
-    segmentation: Segmentation,
-    settings: Settings,
-    guidance_scale: float,
-    word_weights: Mapping[int, float] | None,
-) -> Tensor:
-    """The regions' ratios (B, count): clamp → word weights → cap."""
-    ceiling = _ceiling(settings, guidance_scale)
-    if not word_weights:
-        return ratios.clamp(min(settings.ratio_min, ceiling), min(settings.ratio_max, ceiling))
-    ratios = ratios.clamp(settings.ratio_min, settings.ratio_max)
-    for label, weight in word_weights.items():
-        if settings.regions == "patch":
-            ratios = torch.where(segmentation.labels.flatten(1) == label, ratios * weight, ratios)
-        elif label < ratios.shape[1]:
-            ratios[:, label] *= weight
-    return ratios.clamp_(max=ceiling)
 
 
 def _mean(values: Tensor, mask: Tensor) -> Tensor:

@@ -34,6 +34,7 @@ class Evaluation:
     preview         (B, 3, ≤256, ≤256) uint8 of the predicted image, where the host gives one.
     soft            (B, h·w, K) fp16 token maps Ĉ, only where they are asked for; soft_labels: the labels of its
                     columns, one sequence per prompt entry.
+    followed        (F, B, h, w) mean of the masks that followed words and acted, in the order of `Run.followed`.
     """
 
     index: int
@@ -49,6 +50,7 @@ class Evaluation:
     preview: Tensor | None = None
     soft: Tensor | None = None
     soft_labels: tuple[tuple[int, ...], ...] = ()
+    followed: Tensor | None = None
 
     def soft_maps(self) -> TokenMaps | None:
         """Ĉ (B, h·w, K) of all labels up to the highest that has any; None where they were not kept."""
@@ -79,6 +81,7 @@ class Observation:
     uncond_norm   norm (B, H, W) of ε(x, ∅), times the noise level's `epsilon_divisor`.
     ratio         r (B, 1, H, W), None where S-CFG only observes.
     preview       gives (B, 3, ≤256, ≤256) uint8.
+    followed      masks (B, H, W) that followed words and acted.
     """
 
     index: int
@@ -92,6 +95,7 @@ class Observation:
     fresh: bool = True
     preview: Callable[[], Tensor] | None = None
     soft: Tensor | None = None
+    followed: tuple[Tensor, ...] = ()
 
     def read(self) -> "Evaluation":
         """The evaluation on the CPU."""
@@ -130,6 +134,7 @@ def _evaluations(observations: Sequence[Observation]) -> list[Evaluation]:
             preview=None if seen.preview is None else seen.preview(),
             soft=seen.soft,
             soft_labels=() if seen.soft is None else seen.segmentation.score_labels,
+            followed=torch.stack([patch_mean(mask, grid) for mask in seen.followed]) if seen.followed else None,
         )
         for seen, (classifier, rescaled, diffusion, mean_ratio) in zip(observations, means, strict=True)
     ]

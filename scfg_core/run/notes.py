@@ -1,6 +1,6 @@
 """Notes to the user: what a sampling run reports, why, and what to do about it.
 
-The tables of messages in the README and the help pages are made from this enum.
+The tables of messages in docs/MESSAGES.md and the help pages are made from this enum.
 """
 
 from enum import Enum
@@ -108,6 +108,26 @@ class Note(Enum):
         "the prompt has no word {word!r} to weight",
         "The word is not in the prompt, or the prompt was not encoded with S-CFG Text Encode.",
         "Check the spelling, and encode the prompt with S-CFG Text Encode.",
+    )
+    NOT_FOLLOWED = (
+        "words are not followed; the mask stays at its fallback",
+        "No S-CFG node observes the model that samples the conditioning, or the model cannot be observed.",
+        "Connect S-CFG Guidance or S-CFG Attention to the sampler's model.",
+    )
+    NOT_EVERYWHERE = (
+        "a followed mask begins nowhere instead of everywhere, which would leave no room for the default prompt",
+        "A default prompt acts where the others leave room.",
+        "Nothing to do, or join the prompts with Conditioning Combine.",
+    )
+    FELL_BACK = (
+        "a followed region left its allowed share of the image; its fallback was used there",
+        "The words owned less than min_share or more than max_share in some evaluations.",
+        "Change the shares in S-CFG Follow Words, or choose other words.",
+    )
+    OWNS_NOTHING = (
+        "{word!r} owns no region: no effect",
+        "No part of the image went to the word while its weight acted, or it is a function word such as “on”.",
+        "Set scope to phrase in S-CFG Word Weights, or weight another word of the phrase.",
     )
     OUT_OF_MEMORY = (
         "S-CFG ran out of memory; falling back to plain CFG",

@@ -5,6 +5,7 @@ them, and the flags, once.
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from ..grid import Grid
 from ..method.fusion import TokenMaps
 from ..method.segment import Segmentation
+from ..method.settings import Settings
 from ..prompt import Prompt
 from .evaluation import Evaluation, Observation, by_label, evaluations_of
 from .fingerprint import Fingerprint
@@ -50,7 +52,9 @@ class Run:
     token_sums   labels of a positive entry → (B, h·w, K) running sum of its Ĉ over `token_count` evaluations, on
                  `token_grid`; an evaluation in which the entry is inactive adds nothing.
     notes        what the user is told, each once.
+    followed     words that a mask followed, one text per mask.
     facts        what the last evaluation with maps was made of, for the status line.
+    min_region   share of the image below which a part of a hard mask from words is dropped (`Settings`).
     schedule     noise levels of the steps, the last one reached included: from the highest to 0, as a rule.
     fingerprint  identifies the latent that the run returned.
     """
@@ -61,13 +65,16 @@ class Run:
     token_grid: Grid | None = None
     token_count: int = 0
     notes: list[str] = field(default_factory=list)
+    followed: tuple[str, ...] = ()
     facts: Facts | None = None
+    min_region: float = Settings().min_region
     schedule: tuple[float, ...] = ()
     fingerprint: Fingerprint | None = None
     closed: bool = False
     _evaluations: list[Evaluation] = field(default_factory=list)
     _waiting: list[Observation] = field(default_factory=list)
     _stride: int = 1
+    _at_close: list[Callable[[], None]] = field(default_factory=list)
     _all_finite: Tensor | None = None
     _all_foreground: Tensor | None = None
 
@@ -102,6 +109,19 @@ class Run:
             return None
         scales = [float(kept.ratio.mean()) * kept.guidance_scale for kept in self.evaluations]
         return sum(scales) / len(scales)
+
+    def followed_shares(self) -> list[tuple[str, float]]:
+        """Words that a mask followed, and its mean at the end of a closed run, 0…1."""
+        last = self.evaluations[-1].followed if self.evaluations else None
+        return (
+            []
+            if last is None
+            else [(words, float(mask.mean())) for words, mask in zip(self.followed, last, strict=True)]
+        )
+
+    def at_close(self, report: Callable[[], None]) -> None:
+        """Call `report` when the run closes, to add notes for which it may read the device."""
+        self._at_close.append(report)
 
     def note(self, note: Note, **fields: object) -> None:
         """Add a note for the user, once."""
@@ -176,6 +196,9 @@ class Run:
         if self._all_foreground is not None and not bool(self._all_foreground):
             self.note(Note.NO_FOREGROUND)
         self._all_finite = self._all_foreground = None
+        for report in self._at_close:
+            report()
+        self._at_close = []
         self.closed = True
 
 

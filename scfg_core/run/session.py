@@ -8,10 +8,11 @@ reusing labels where an evaluation has no maps, giving up after running out of m
 
 import logging
 import threading
-from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Container, Hashable, Iterable, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 
+import torch
 from einops import rearrange
 from torch import Tensor
 
@@ -32,7 +33,8 @@ from .magnitude import magnitude_patches, magnitude_settings
 from .notes import Note
 from .predictions import Placement, Predictions
 from .record import Facts, Run
-from .words import labels_of
+from .weighting import Weighting
+from .weights import WordWeights
 
 ALL_PATCHES = "all patches"
 """What owns everything where regions are patches of the latent."""
@@ -43,7 +45,7 @@ class Session:
 
     settings      the method's constants.
     collection    how maps are collected.
-    word_weights  word or phrase of the prompts, or label → factor ≥ 0 on the guidance of its region.
+    word_weights  factors on the guidance of what words stand for (`run.weights`).
     recorded      called with every evaluation's record, whose tensors are still on the device.
     resegment     gives what replaces every fresh segmentation: regions of the caller's own, on its grid.
     collector     of these settings; None = one as the collection says.
@@ -56,7 +58,7 @@ class Session:
         collection: Collection,
         run: Run,
         *,
-        word_weights: Mapping[str, float] | Mapping[int, float] | None = None,
+        word_weights: WordWeights | Mapping[str, float] | Mapping[int, float] | None = None,
         recorded: Callable[[Observation], None] | None = None,
         resegment: Callable[[Segmentation], Segmentation] | None = None,
         collector: Collector | None = None,
@@ -67,10 +69,13 @@ class Session:
         self.run = run
         self.observing = False
         """Whether the attention of the evaluation under way is wanted."""
-        self._word_weights = dict(word_weights or {})
+        run.min_region = settings.min_region
+        self._weighting = Weighting(WordWeights.of(word_weights), run)
         self._recorded = recorded
         self._resegment = resegment
         self._by_magnitude = by_magnitude
+        self.acting: Sequence[Tensor] = ()
+        """Masks (B, T·H, W) that follow words and act in the evaluation under way, for its record."""
         self._unobserved: frozenset[Hashable] = frozenset()
         self._collector = collector or Collector(self.settings, collection.budget_mib)
         self._given_up = False
@@ -79,10 +84,17 @@ class Session:
         self._last_latent: Grid | None = None
         self._index = -1
 
-    def begin(self, prompts: Mapping[Key, Prompt]) -> bool:
-        """Start an evaluation of these prompts; False where its attention need not be observed."""
+    def begin(self, prompts: Mapping[Key, Prompt], only: Container[Hashable] | None = None) -> bool:
+        """Start an evaluation of these prompts; False where its attention need not be observed.
+
+        only: the prompts whose attention is of use; None = all of them.
+        """
         self._index += 1
-        self._unobserved = frozenset(key for key, prompt in prompts.items() if _separates_nothing(prompt))
+        self._unobserved = frozenset(
+            key
+            for key, prompt in prompts.items()
+            if _separates_nothing(prompt) or (only is not None and key not in only)
+        )
         self._collector.begin(prompts)
         self.observing = not self._given_up and self._index % self.collection.every == 0
         return self.observing
@@ -135,6 +147,14 @@ class Session:
         """r for an evaluation whose attention cannot be observed (`run.magnitude`); records it."""
         return None if self._given_up else self._magnitude(predictions, preview)
 
+    def regions_of(self, places: Sequence[Placement], latent: Grid, device: torch.device) -> Segmentation | None:
+        """This evaluation's regions as if there were no prompts but these; None where none of them has maps."""
+        with_maps = self._with_maps(places)
+        if self._given_up or not with_maps:
+            return None
+        entries = [self._entry(place, self._collector.token_maps, device) for place in with_maps]
+        return segment_entries(entries, [], self.settings, latent)
+
     def _magnitude(
         self, predictions: Predictions, preview: Callable[[Tensor | None], Tensor] | None
     ) -> Tensor | None:
@@ -156,10 +176,10 @@ class Session:
         folded, ratio, shaped = predictions.folded(), None, None
         norm, frames = guidance_norm(folded.delta), predictions.frames
         by_magnitude = settings.regions == "patch" and self._by_magnitude
-        weights = {} if by_magnitude else self._weights_by_label()
         if predictions.active and settings.strength > 0:
             scale = predictions.guidance_scale
-            ratio = shaped = ratio_of_norm(norm, segmentation, settings, scale, weights, frames)
+            factors = None if by_magnitude else self._weighting.factors(predictions.within, norm.dtype)
+            ratio = shaped = ratio_of_norm(norm, segmentation, settings, scale, factors, frames)
             if predictions.cond.ndim == 5:
                 shaped = rearrange(ratio, "b one (t h) w -> b one t h w", t=frames)
         try:
@@ -207,16 +227,19 @@ class Session:
         self.run.prompts = [self._collector.prompt(place.prompt) for place in cond]
         active, with_maps = [place for place in cond if place.active], self._with_maps(cond)
         if active and active == with_maps:
-            positive = [self._entry(place, self._collector.token_maps, predictions) for place in active]
+            positive = [self._entry(place, self._collector.token_maps, predictions.cond.device) for place in active]
             negative = [
-                self._entry(place, self._collector.foreground_maps, predictions)
+                self._entry(place, self._collector.foreground_maps, predictions.cond.device)
                 for place in self._with_maps(uncond)
             ]
             segmentation = segment_entries(positive, negative, self.settings, latent)
-            if uncond and not any(self._collector.prompt(place.prompt).start_tokens for place in uncond):
+            if not any(self._collector.prompt(place.prompt).start_tokens for place in uncond):
                 segmentation = replace(segmentation, has_foreground=None)  # there is no START to say anything
-            if self._resegment is not None:
+            if self._resegment is None:
+                self._weighting.segmented(segmentation, self.run.prompts)
+            else:
                 segmentation = self._resegment(segmentation)
+                self._weighting.segmented(replace(segmentation, scores=None), self.run.prompts)
             self.run.facts = self._facts(cond)
             self.run.add_scores(segmentation)
             self._last, self._last_latent = replace(segmentation, scores=None), latent
@@ -231,11 +254,9 @@ class Session:
     def _with_maps(self, places: Sequence[Placement]) -> list[Placement]:
         return [place for place in places if place.active and self._collector.layers_seen(place.prompt) > 0]
 
-    def _entry(
-        self, place: Placement, maps: Callable[[Hashable], TokenMaps], predictions: Predictions
-    ) -> EntryMaps:
+    def _entry(self, place: Placement, maps: Callable[[Hashable], TokenMaps], device: torch.device) -> EntryMaps:
         tokens = maps(place.prompt)
-        tokens = replace(tokens, values=tokens.values.to(predictions.cond.device))
+        tokens = replace(tokens, values=tokens.values.to(device))
         return EntryMaps(tokens, self._collector.prompt(place.prompt), place.area, place.weight)
 
     def _facts(self, cond: Sequence[Placement]) -> Facts:
@@ -246,15 +267,6 @@ class Session:
             prompts=len(cond),
             backend=self._collector.backend or "pytorch",
         )
-
-    def _weights_by_label(self) -> dict[int, float]:
-        weights: dict[int, float] = {}
-        for word, weight in self._word_weights.items():
-            labels = labels_of(word, self.run.prompts) if isinstance(word, str) else (int(word),)
-            if not labels:
-                self.run.note(Note.UNKNOWN_WORD, word=word)
-            weights |= dict.fromkeys(labels, weight)
-        return weights
 
     def _record(
         self,
@@ -279,6 +291,7 @@ class Session:
             fresh=fresh,
             preview=preview,
             soft=None if soft is None else soft.half(),
+            followed=tuple(self.acting),
         )
         self.run.add(observation)
         if self._recorded is not None:

@@ -1,4 +1,4 @@
-"""The tables of messages in README, help pages and docs, made from `Note`: `python -m tests.packaging.messages`."""
+"""The tables of messages in docs and help pages, made from `Note`: `python -m tests.packaging.messages`."""
 
 import re
 from pathlib import Path
@@ -27,6 +27,9 @@ LIMITED = (
     Note.UNRECORDED,
     Note.UNCOMPILED,
     Note.UNKNOWN_WORD,
+    Note.NOT_FOLLOWED,
+    Note.NOT_EVERYWHERE,
+    Note.FELL_BACK,
     Note.OUT_OF_MEMORY,
     Note.INTERNAL_ERROR,
 )
@@ -36,7 +39,7 @@ TABLES = {"S-CFG inactive: …": INACTIVE, "S-CFG active: … (…)": LIMITED, "
 """The first heading of each table, and its messages."""
 
 PAGES = {
-    "README.md": ("S-CFG inactive: …", "S-CFG active: … (…)"),
+    "docs/MESSAGES.md": ("S-CFG inactive: …", "S-CFG active: … (…)"),
     "web/docs/SCFGGuidance.md": ("S-CFG inactive: …", "S-CFG active: … (…)"),
     "docs/DIFFUSERS.md": ("note in `run.notes`",),
 }

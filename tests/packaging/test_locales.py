@@ -87,7 +87,10 @@ def test_a_node_or_input_that_a_text_names_is_called_so_there(language):
     ours = locale(language, "nodeDefs")
     names = {entry["display_name"] for entry in ours.values()}
     names |= {each["name"] for entry in ours.values() for each in entry.get("inputs", {}).values()}
-    known = names | {"custom", "a red boat on water"}
+    options = {
+        option for schema in SCHEMAS.values() for each in schema["inputs"] for option in each.get("options", ())
+    }
+    known = names | options | {"a red boat on water"}
     quoted = [QUOTED.findall(text) for name in FILES for _, text in texts(locale(language, name))]
     named = {name.strip() for found in quoted for name in found}
     assert len(named) >= 8

@@ -15,6 +15,8 @@ from ...run.evaluation import Observation
 from ...run.record import Run
 from ...run.session import Collection
 from ...run.trace import Trace
+from ...run.weights import WordWeights
+from .follow import following_of
 from .run import KEY, SamplingRun
 
 
@@ -36,14 +38,14 @@ class Attachment:
 
     settings      None = only observe.
     collection    None = as the settings say.
-    word_weights  words or phrases of the prompt → factor on their regions' guidance.
+    word_weights  factors on the guidance of what words of the prompt stand for.
     by_magnitude  whether what cannot be observed is guided by the magnitude of the guidance.
     listeners     receive the events of the runs.
     """
 
     settings: Settings | None = None
     collection: Collection | None = None
-    word_weights: Mapping[str, float] = field(default_factory=dict)
+    word_weights: WordWeights = field(default_factory=WordWeights)
     by_magnitude: bool = False
     trace: Trace = field(default_factory=Trace)
     listeners: tuple[Listener, ...] = ()
@@ -59,18 +61,19 @@ def observe(
 def guide(
     model: Any,
     settings: Settings,
-    word_weights: Mapping[str, float] | None = None,
+    word_weights: WordWeights | Mapping[str, float] | None = None,
     listeners: Sequence[Listener] = (),
     trace: Trace | None = None,
     by_magnitude: bool = False,
 ) -> tuple[Any, Trace]:
     """A clone of `model` whose guidance is scaled per region (Eq. 12), and its trace.
 
+    word_weights: as `WordWeights.of` takes them; raises `SettingsError` for something else.
     by_magnitude: where the attention cannot be observed, scale patches by the magnitude of their guidance.
     """
     changes = {
         "settings": settings,
-        "word_weights": dict(word_weights or {}),
+        "word_weights": WordWeights.of(word_weights),
         "by_magnitude": by_magnitude,
     }
     return _attach(model, changes, listeners, trace)
@@ -101,6 +104,7 @@ class _Wrappers:
         guider = executor.class_obj
         settings = attachment.settings or replace(Settings(), strength=0.0)
         collection = attachment.collection or Collection()
+        following = following_of(guider, settings.min_region)  # an unknown word is an error before sampling
         try:
             run = SamplingRun(
                 guider,
@@ -110,6 +114,7 @@ class _Wrappers:
                 sigmas,
                 self._evaluated,
                 attachment.by_magnitude,
+                following,
             )
         except Exception:  # S-CFG never fails a generation
             logging.exception("S-CFG could not begin: plain CFG")

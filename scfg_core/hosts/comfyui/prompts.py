@@ -23,6 +23,9 @@ WORDS = "scfg_words"
 START_TOKENS = "scfg_start_tokens"
 """Keys of a CONDITIONING under which S-CFG Text Encode puts (texts, words) of every token, and its START tokens."""
 
+FOLLOW = "scfg_follow"
+"""Key of a conditioning whose mask follows words (`follow`)."""
+
 
 class PromptReader:
     """Reads what the text columns of a run's conditionings are, every text once: it waits for the device."""
@@ -117,11 +120,27 @@ class PromptLists:
         To be asked first before the model runs: a timestep range, like a default entry, waits for the device.
         """
         if index not in self._placements:
-            self._placements[index] = self._place(index)
+            self._placements[index] = self._place(index, self.lists[index] or ())
         return self._placements[index]
 
-    def _place(self, index: int) -> list[Placement]:
-        conditionings = [found for found in self.lists[index] or () if (index, found["uuid"]) in self.prompts]
+    def sides(self, cond: object, uncond: object) -> tuple[int, int] | None:
+        """Which of the lists are the two that a CFG function was given; None where it was given others."""
+        found = [
+            next((index for index, each in enumerate(self.lists) if each is side), None) for side in (cond, uncond)
+        ]
+        if None in found and len(self.lists) == 2:
+            found = [0, 1]
+        first, second = found
+        if first is None or second is None or self.branches[first] == "uncond" or self.branches[second] == "cond":
+            return None
+        return first, second
+
+    def base_placements(self, index: int) -> list[Placement]:
+        """Where the prompts of a list that follow no words act, as if there were no others."""
+        return self._place(index, [found for found in self.lists[index] or () if FOLLOW not in found])
+
+    def _place(self, index: int, conditionings: Sequence[dict]) -> list[Placement]:
+        conditionings = [found for found in conditionings if (index, found["uuid"]) in self.prompts]
         if len(conditionings) == 1 and not {"area", "mask"} & conditionings[0].keys():
             return [Placement((index, conditionings[0]["uuid"]))]
         placed = []

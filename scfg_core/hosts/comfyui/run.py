@@ -9,6 +9,7 @@ not recorded. Guidance acts where the host's own CFG does: see `slot`.
 
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
+from dataclasses import replace
 from typing import Any
 
 from torch import Tensor
@@ -18,11 +19,14 @@ from ...prompt import Branch
 from ...run.evaluation import Observation
 from ...run.fingerprint import Fingerprint
 from ...run.guard import guarded
-from ...run.noise import NoiseLevel
 from ...run.notes import Note
 from ...run.record import Run
 from ...run.session import Collection, Predictions, Session
+from ...run.weights import WordWeights
+from .follow import Following
+from .levels import grid_of, is_flow, predictions_of
 from .models import ModelCall, architecture_of
+from .parts import Parts
 from .preview import Preview
 from .prompts import Key, PromptLists, PromptReader
 from .slot import CfgSlot
@@ -40,10 +44,11 @@ class SamplingRun:
         guider: Any,
         settings: Settings,
         collection: Collection,
-        word_weights: Mapping[str, float],
+        word_weights: WordWeights,
         sigmas: Tensor,
         evaluated: Callable[[Run, Observation], None],
         by_magnitude: bool = False,
+        following: Following | None = None,
     ) -> None:
         patcher = guider.model_patcher
         self._architecture = architecture_of(patcher.get_model_object("diffusion_model"))
@@ -61,9 +66,14 @@ class SamplingRun:
             recorded=lambda evaluation: evaluated(self.record, evaluation),
             by_magnitude=by_magnitude,
         )
+        self._guider = guider
+        self._following = following
+        if following is not None:
+            self.record.followed = following.words
         self._preview = Preview(patcher.get_model_object("latent_format"))
-        self._range = _sigma_range(patcher, settings)
-        self._flow = _is_flow(patcher)
+        parts = {(settings.start, settings.end)} | word_weights.parts() if settings.strength > 0 else set()
+        self._parts = Parts(patcher, parts | (following.parts() if following is not None else set()))
+        self._flow = is_flow(patcher)
         self._set_compiler_aside = compiles_unguarded(guider.model_options)
         self._guided = False
         self._forget_evaluation()
@@ -81,6 +91,8 @@ class SamplingRun:
         self._run_keys: set[Key] = set()
         self._acts = self._slot_reached = False
         self._skip_reason: Note | None = None
+        self._base: int | None = None
+        self.session.acting = ()
 
     # the evaluation, from outside in
 
@@ -92,10 +104,13 @@ class SamplingRun:
             return False
         if x.ndim == 5 and self._architecture is not None and not self._architecture.takes_frames:
             self._inactive = Note.NOT_AN_IMAGE
-        if self._inactive is not None and not self._by_magnitude:
+        if self._inactive is not None and not self._by_magnitude and not self._can_follow():
             return False
         self._noisy = x
-        self._acts = self.session.settings.strength > 0 and self._within_range(sigma)
+        self._assign_masks(x)
+        self._parts.begin(sigma)
+        settings = self.session.settings
+        self._acts = settings.strength > 0 and self._parts.within(settings.start, settings.end)
         return True
 
     def guided(self, model_options: dict) -> dict:
@@ -108,12 +123,13 @@ class SamplingRun:
         if self._noisy is None or self._reader is None or self._prompts is not None or self._slot_reached:
             return False
         self._skip_reason = self._reason_to_skip(conds, x, model_options)
-        if self._skip_reason is not None:
+        self._base = self._followed_list(conds)
+        if self._skip_reason is not None and not self._only_follows():
             return False
         self._prompts = PromptLists(conds, x, sigma, _branches(conds), self._reader)
         for index in range(len(conds)):
             self._prompts.placements(index)
-        self.session.begin(self._prompts.prompts)
+        self.session.begin(self._prompts.prompts, self._base_keys() if self._only_follows() else None)
         if self._prompts.ambiguous:
             self._skip(Note.AMBIGUOUS)
         return True
@@ -134,6 +150,7 @@ class SamplingRun:
     def unwatch(self) -> None:
         """The host ran the conditionings."""
         self.session.end_batch()
+        self._follow()
 
     def watching(self) -> AbstractContextManager[object]:
         """Surrounds the host's calls of the model for one batch of conditionings."""
@@ -178,7 +195,7 @@ class SamplingRun:
         if self._prompts is None and self._skip_reason is None:  # another node answered without calling the model
             self.watch((args["input_cond"], args["input_uncond"]), args["input"], args["sigma"], {})
         self._slot_reached = True
-        predictions = self._predictions(args)
+        predictions = predictions_of(args, self._flow, self._acts, self._parts.within)
         sides = self._sides(args) if self._inactive is None else None
         if sides is not None and self._prompts is not None:
             cond, uncond = (self._prompts.placements(index) for index in sides)
@@ -190,6 +207,7 @@ class SamplingRun:
             ratio = self.session.ratio_by_magnitude(predictions, self._preview_of(predictions))
         else:
             ratio = None
+            self._record_unguided(predictions)
         self._guided |= ratio is not None
         return ratio
 
@@ -201,33 +219,56 @@ class SamplingRun:
         if self._skip_reason is not None or self._prompts is None:
             self.record.note(self._skip_reason or Note.UNKNOWN_PROMPTS)
             return None
-        lists, branches = self._prompts.lists, self._prompts.branches
-        cond, uncond = (
-            next((index for index, conditionings in enumerate(lists) if conditionings is args[side]), None)
-            for side in ("input_cond", "input_uncond")
-        )
-        if (cond is None or uncond is None) and len(lists) == 2:
-            cond, uncond = 0, 1
-        if cond is None or uncond is None or branches[cond] == "uncond" or branches[uncond] == "cond":
+        sides = self._prompts.sides(args["input_cond"], args["input_uncond"])
+        if sides is None:
             self.record.note(Note.UNKNOWN_PROMPTS)
+        return sides
+
+    # words that a mask follows
+
+    def _can_follow(self) -> bool:
+        return self._following is not None and self._inactive in (None, Note.NO_CFG_FUNCTION)
+
+    @guarded
+    def _assign_masks(self, x: Tensor) -> None:
+        if self._following is not None and self._can_follow():
+            self.session.acting = self._following.assign(self._guider.conds, x)
+
+    def _followed_list(self, conds: Sequence[list[dict] | None]) -> int | None:
+        """Which of the lists has the words; None where nothing of it is needed now."""
+        if self._following is None or not self._can_follow() or not self._following.wants_maps(self._parts.within):
             return None
-        return cond, uncond
+        base = self._guider.conds[self._following.base]
+        return next((index for index, conditionings in enumerate(conds) if conditionings is base), None)
 
-    def _predictions(self, args: dict) -> Predictions:
-        """Both predictions, which are x0 in ComfyUI: x = x0 + σε, or (1 − σ)·x0 + σε for flow models."""
-        x = args["input"]
-        sigma = args["sigma"].reshape(-1, *[1] * (x.ndim - 1)).to(x)
-        noise = NoiseLevel(1 - sigma if self._flow else 1.0, sigma, "sample")
-        scale = float(args["cond_scale"])
-        cond, uncond = args["cond_denoised"], args["uncond_denoised"]
-        return Predictions(x, cond, uncond, noise, args["sigma"], scale, self._acts)
+    def _only_follows(self) -> bool:
+        """Whether this evaluation is watched for the words' sake alone: there is no guidance to scale."""
+        return self._base is not None and self._skip_reason in (Note.CFG_ONE, Note.UNKNOWN_PROMPTS)
 
-    def _within_range(self, sigma: Tensor) -> bool:
-        """Whether S-CFG acts now; reads sigma off the device only where a range was asked for."""
-        if self._range is None:
-            return True
-        highest, lowest = self._range
-        return lowest <= float(sigma.flatten()[0]) <= highest
+    def _base_keys(self) -> set[Key]:
+        assert self._prompts is not None and self._base is not None
+        return {place.prompt for place in self._prompts.base_placements(self._base)}  # type: ignore[misc]
+
+    @guarded
+    def _follow(self) -> None:
+        """The regions of the evaluation that has just run, for the next one's masks."""
+        prompts = self._prompts
+        if prompts is None or self._following is None or self._base is None:
+            return
+        if self._skip_reason is not None and not self._only_follows():
+            return
+        places = prompts.base_placements(self._base)
+        regions = self.session.regions_of(places, grid_of(prompts.latent), prompts.latent.device)
+        if regions is not None:
+            described = [prompts.prompts[place.prompt] for place in places]
+            self._following.update(regions, described, self._parts.within)
+
+    def _record_unguided(self, predictions: Predictions) -> None:
+        """Record the regions of an evaluation without an unconditional prediction."""
+        if self._prompts is not None and self._base is not None and self._skip_reason is Note.CFG_ONE:
+            alone = replace(predictions, uncond=predictions.cond, active=False)
+            places = self._prompts.base_placements(self._base)
+            self.session.ratio(alone, places, [], self._preview_of(alone))
 
     # the end
 
@@ -240,6 +281,9 @@ class SamplingRun:
         """The record of a run that returned the latent `output`."""
         if self._inactive is not None:
             self.record.note(self._inactive)
+        if self._following is not None:
+            for note in self._following.finished() if self._can_follow() else (Note.NOT_FOLLOWED,):
+                self.record.note(note)
         self.record.fingerprint = Fingerprint.of(output)
         return self.record
 
@@ -253,17 +297,3 @@ class SamplingRun:
 def _branches(conds: Sequence[object]) -> tuple[Branch, ...]:
     """Of two lists the first is the positive one; which are what of three lists, the CFG function tells later."""
     return ("cond", "uncond") if len(conds) == 2 else ("both",) * len(conds)
-
-
-def _sigma_range(patcher: Any, settings: Settings) -> tuple[float, float] | None:
-    """Highest and lowest noise level at which S-CFG acts; None = all of them."""
-    if settings.start == 0 and settings.end == 1:
-        return None
-    sampling = patcher.get_model_object("model_sampling")
-    return float(sampling.percent_to_sigma(settings.start)), float(sampling.percent_to_sigma(settings.end))
-
-
-def _is_flow(patcher: Any) -> bool:
-    from comfy.model_sampling import CONST
-
-    return isinstance(patcher.get_model_object("model_sampling"), CONST)

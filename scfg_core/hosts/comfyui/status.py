@@ -24,6 +24,7 @@ def status_line(record: Run, guided: bool, experimental: str = "") -> str:
         parts.append("1 prompt" if facts.prompts == 1 else f"{facts.prompts} prompts")
         parts.append(f"mean γ {record.mean_guidance():.1f}" if guided else "guidance unchanged")
     parts.append(f"maps by {BACKEND_NAMES[facts.backend]}")
+    parts += [f"follows {words} on {share:.0%}" for words, share in record.followed_shares()]
     state = "active" if guided else "observing"
     if experimental and not facts.by_magnitude:
         state += f" (experimental on {experimental})"

@@ -25,6 +25,7 @@ from ...method.settings import Settings
 from ...prompt import Prompt
 from ...run.record import Run
 from ...run.session import Collection
+from ...run.weights import WordWeights
 from .attachment import Attachment
 from .maps import collect_maps
 from .models import JointLayer, Layer, find_layers
@@ -42,7 +43,7 @@ def scfg(
     collection: Collection | None = None,
     prompt: Prompt | None = None,
     start_tokens: Sequence[int] | None = None,
-    word_weights: Mapping[str, float] | Mapping[int, float] | None = None,
+    word_weights: WordWeights | Mapping[str, float] | Mapping[int, float] | None = None,
     resegment: Callable[[Segmentation], Segmentation] | None = None,
 ) -> Attachment:
     """Attach S-CFG to a pipeline or a U-Net until `detach()`, or for a `with` block, which gives the `Run`.
@@ -56,7 +57,8 @@ def scfg(
     prompt          the words of the prompt, for legends and word weights.
     start_tokens    positions of START in the prompts; () = no START: the benchmark is the whole image. None = the
                     first of every 77-token chunk; () where text and image are attended to jointly (IF's T5).
-    word_weights    word or phrase of `prompt`, or token index → factor ≥ 0 on the guidance of its region.
+    word_weights    factors ≥ 0 on the guidance of words of `prompt`: {"star": 2} for the phrase that has the word,
+                    {3: 2} for the token of that index, or what `parse_weights` makes of "star: 2 @ 0-0.5".
     resegment       what takes the place of every segmentation, on its grid: masks of your own, or a control.
 
     Where γ ≤ 1, or the two halves of a batch are not the same images (two images without CFG, three copies of

@@ -21,6 +21,7 @@ from ...run.guard import guarded
 from ...run.notes import Note
 from ...run.record import Run
 from ...run.session import Collection, Placement, Predictions, Session
+from ...run.weights import WordWeights
 from ..clip import chunk_starts
 from .layout import count_predicted, is_pair
 from .models import JointLayer, Layer
@@ -63,7 +64,7 @@ class Attachment:
     scheduler: Callable[[], Scheduler]
     prompt: Prompt | None = None
     start_tokens: Sequence[int] | None = None
-    word_weights: Mapping[str, float] | Mapping[int, float] | None = None
+    word_weights: WordWeights | Mapping[str, float] | Mapping[int, float] | None = None
     resegment: Callable[[Segmentation], Segmentation] | None = None
     _hooks: list[RemovableHandle] = field(default_factory=list)
     _call: _Call | None = None
@@ -202,7 +203,7 @@ class Attachment:
             return None
         channels = count_predicted(self.unet, self.scheduler(), call.sample.shape[1], predicted.shape[1])
         uncond, cond = predicted[:, :channels].chunk(2)
-        noise = schedule.level(call.time)
+        noise, progress = schedule.level(call.time), schedule.progress(call.time)
         predictions = Predictions(
             x=call.sample.chunk(2)[0][:, :channels],
             cond=cond,
@@ -210,7 +211,8 @@ class Attachment:
             noise=noise,
             sigma=noise.sigma,
             guidance_scale=call.scale,
-            active=self.settings.active_at(schedule.progress(call.time)),
+            active=self.settings.active_at(progress),
+            within=lambda start, end: start <= progress <= end,
         )
         ratio = self._session.ratio(predictions, [Placement(COND)], [Placement(UNCOND)])
         if ratio is None:
