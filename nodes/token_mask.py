@@ -39,7 +39,7 @@ class SCFGTokenMask(io.ComfyNode):
                     options=[HARD, SOFT, STRETCHED],
                     default=HARD,
                     tooltip="hard: 1 where the words win, without stray blocks. soft: their share of the attention "
-                    "of all tokens. stretched: like soft, rescaled to the range 0 to 1.",
+                    "of all tokens. stretched: like soft, rescaled to the range 0 to 1; fits the shape best.",
                 ),
                 io.Combo.Input(
                     "over",
@@ -101,39 +101,32 @@ def token_mask(
     scope: Scope = SCOPES[0],
 ) -> Tensor:
     """MASK (B, H, W) in 0…1. Raises `ScfgError` if a word is not in the prompt, or a step has no soft maps."""
-    phrases = _known(run, words)
+    known = _known(run, words, scope if mode == HARD else "word")
     size = _size(run, image)
     index = evaluation_at(run, step) if over == ONE else None
     if mode == HARD:
-        _check_regions(run, phrases, scope)
         found = _mean_scores(run) if index is None else _segmentation(run, index, scope)
-        mask = word_mask(found, run.prompts, phrases, size, scope=scope, min_region=run.min_region)
+        mask = word_mask(found, run.prompts, known, size, scope=scope, min_region=run.min_region)
     else:
         scores = _mean_scores(run) if index is None else _soft_maps(run, index)
-        wanted = sorted({label for phrase in phrases for label in labels_of(phrase, run.prompts)})
+        wanted = sorted({label for word in known for label in labels_of(word, run.prompts)})
         mask = soft_mask(scores, wanted, size)
         mask = stretch(mask) if mode == STRETCHED else mask
     return feather(mask, radius)
 
 
-def _known(run: Run, words: str) -> list[str]:
-    """The words or phrases of a list. Raises `ScfgError` if one is not in the prompt."""
-    known = [text for prompt in run.prompts for text, _ in prompt.words_with_labels()]
-    if not known:
+def _known(run: Run, words: str, scope: Scope) -> list[str]:
+    """The words of a list. Raises `ScfgError` if one is not in the prompt, or in none of its phrases."""
+    read = [text for prompt in run.prompts for text, _ in prompt.words_with_labels()]
+    if not read:
         raise ScfgError("expected a prompt with known words, got numbered tokens: encode it with S-CFG Text Encode")
-    phrases = [phrase.strip() for phrase in words.split(",") if phrase.strip()]
-    missing = [phrase for phrase in phrases if not labels_of(phrase, run.prompts)]
-    if missing or not phrases:
-        given = ", ".join(map(repr, missing)) or "none"
-        raise ScfgError(f"expected words of the prompt, got {given}: use some of {', '.join(dict.fromkeys(known))}")
-    return phrases
-
-
-def _check_regions(run: Run, phrases: list[str], scope: Scope) -> None:
-    idle = [phrase for phrase in phrases if not indices_of(phrase, run.prompts, scope)]
-    if idle:
-        given = ", ".join(map(repr, idle))
-        raise ScfgError(f"expected words that name something, got {given}: set scope to word, or leave them out")
+    given = [word.strip() for word in words.split(",") if word.strip()]
+    missing = [word for word in given if not indices_of(word, run.prompts, scope)]
+    if missing or not given:
+        got = ", ".join(map(repr, missing)) or "none"
+        choice = [word for word in dict.fromkeys(read) if indices_of(word, run.prompts, scope)]
+        raise ScfgError(f"expected words of the prompt, got {got}: use some of {', '.join(choice)}")
+    return given
 
 
 def _mean_scores(run: Run) -> TokenMaps:

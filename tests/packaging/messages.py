@@ -27,6 +27,7 @@ LIMITED = (
     Note.UNRECORDED,
     Note.UNCOMPILED,
     Note.UNKNOWN_WORD,
+    Note.OWNS_NOTHING,
     Note.OUT_OF_MEMORY,
     Note.INTERNAL_ERROR,
 )
