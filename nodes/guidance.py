@@ -64,7 +64,7 @@ class SCFGGuidance(io.ComfyNode):
                 WordWeightsType.Input(
                     "word_weights",
                     optional=True,
-                    tooltip="Guidance factors for words and phrases, from S-CFG Word Weights.",
+                    tooltip="Guidance factors for single words, from S-CFG Word Weights.",
                 ),
                 advanced(
                     io.Combo,

@@ -7,8 +7,8 @@ from ..scfg_core import Grid, Segmentation, TokenMaps
 from ..scfg_core.errors import ScfgError
 from ..scfg_core.run.masks import feather, soft_mask, stretch
 from ..scfg_core.run.record import Run
-from ..scfg_core.run.regions import SCOPES, Scope, indices_of, word_mask
-from ..scfg_core.run.words import labels_of, labels_of_words, phrases_in
+from ..scfg_core.run.regions import SCOPES, Scope, known_words, word_mask
+from ..scfg_core.run.words import labels_of
 from .common import schema
 from .images import LATENT_CELL, evaluation_at, result_input
 
@@ -37,7 +37,7 @@ class SCFGTokenMask(io.ComfyNode):
                     options=[HARD, SOFT, STRETCHED],
                     default=HARD,
                     tooltip="hard: 1 where the words win, without stray blocks. soft: their share of the attention "
-                    "of all tokens. stretched: like soft, rescaled to the range 0 to 1.",
+                    "of all tokens. stretched: like soft, rescaled to the range 0 to 1; fits the shape best.",
                 ),
                 io.Combo.Input(
                     "over",
@@ -99,27 +99,18 @@ def token_mask(
     scope: Scope = SCOPES[0],
 ) -> Tensor:
     """MASK (B, H, W) in 0…1. Raises `ScfgError` if a word is not in the prompt, or a step has no soft maps."""
-    labels_of_words(words, run.prompts)
-    phrases = phrases_in(words)
+    known = known_words(words, run.prompts, scope if mode == HARD else "word")
     size = _size(run, image)
     index = evaluation_at(run, step) if over == ONE else None
     if mode == HARD:
-        _check_regions(run, phrases, scope)
         found = _mean_scores(run) if index is None else _segmentation(run, index, scope)
-        mask = word_mask(found, run.prompts, phrases, size, scope=scope, min_region=run.min_region)
+        mask = word_mask(found, run.prompts, known, size, scope=scope, min_region=run.min_region)
     else:
         scores = _mean_scores(run) if index is None else _soft_maps(run, index)
-        wanted = sorted({label for phrase in phrases for label in labels_of(phrase, run.prompts)})
+        wanted = sorted({label for word in known for label in labels_of(word, run.prompts)})
         mask = soft_mask(scores, wanted, size)
         mask = stretch(mask) if mode == STRETCHED else mask
     return feather(mask, radius)
-
-
-def _check_regions(run: Run, phrases: list[str], scope: Scope) -> None:
-    idle = [phrase for phrase in phrases if not indices_of(phrase, run.prompts, scope)]
-    if idle:
-        given = ", ".join(map(repr, idle))
-        raise ScfgError(f"expected words that name something, got {given}: set scope to word, or leave them out")
 
 
 def _mean_scores(run: Run) -> TokenMaps:

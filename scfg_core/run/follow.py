@@ -20,7 +20,7 @@ from ..method.segment import Segmentation
 from ..prompt import Prompt
 from .masks import feather, soft_mask, stretch
 from .regions import word_mask
-from .words import labels_of, phrases_in
+from .words import labels_of, words_in
 
 MaskMode = Literal["hard", "soft", "stretched"]
 Fallback = Literal["nowhere", "everywhere", "mask"]
@@ -88,8 +88,8 @@ class Follower:
 
     def update(self, segmentation: Segmentation, prompts: Sequence[Prompt]) -> None:
         """Take a segmentation of the prompts that do not follow; `prompts`: whose labels they are."""
-        phrases, grid = phrases_in(self.request.words), segmentation.grid
-        owned = word_mask(segmentation, prompts, phrases, grid, min_region=self._min_region)
+        words, grid = words_in(self.request.words), segmentation.grid
+        owned = word_mask(segmentation, prompts, words, grid, min_region=self._min_region)
         if self._regions and self._regions[-1].shape != owned.shape:
             self._regions.clear()
         self._regions.append(owned if self.request.mode == "hard" else self._soft(segmentation, prompts))
@@ -103,7 +103,7 @@ class Follower:
     def _soft(self, segmentation: Segmentation, prompts: Sequence[Prompt]) -> Tensor:
         """The words' share of every patch, (B, h, w); `segmentation.scores` has a column for every owner."""
         scores, grid = segmentation.scores, segmentation.grid
-        wanted = {label for phrase in phrases_in(self.request.words) for label in labels_of(phrase, prompts)}
+        wanted = {label for word in words_in(self.request.words) for label in labels_of(word, prompts)}
         columns = [label for labels in segmentation.score_labels for label in labels]
         own = [column for column, label in enumerate(columns) if label in wanted]
         if scores is None or not own:

@@ -26,7 +26,7 @@ from ..precision import constant, full_precision
 from ..prompt import Prompt
 from .masks import drop_small_parts, labels_of_scores
 from .phrases import phrases_of, phrases_with
-from .words import labels_of
+from .words import labels_of, words_in
 
 Scope = Literal["phrase", "word"]
 """What a word stands for: the whole phrase that it belongs to, or its own tokens."""
@@ -69,6 +69,25 @@ def word_mask(
 def indices_of(word: str, prompts: Sequence[Prompt], scope: Scope) -> tuple[int, ...]:
     """Regions of `regions_of` that belong to a word; () = none."""
     return phrases_with(word, prompts) if scope == "phrase" else labels_of(word, prompts)
+
+
+def known_words(words: str, prompts: Sequence[Prompt], scope: Scope = "phrase") -> list[str]:
+    """The words and phrases of a list with commas.
+
+    Raises `SettingsError` if the prompts have no known words, or one of these is not in them, or in no phrase.
+    """
+    read = [text for prompt in prompts for text, _ in prompt.words_with_labels()]
+    if not read:
+        raise SettingsError(
+            "expected a prompt with known words, got numbered tokens: encode it with S-CFG Text Encode"
+        )
+    given = words_in(words)
+    missing = [word for word in given if not indices_of(word, prompts, scope)]
+    if missing or not given:
+        got = ", ".join(map(repr, missing)) or "none"
+        choice = [word for word in dict.fromkeys(read) if indices_of(word, prompts, scope)]
+        raise SettingsError(f"expected words of the prompt, got {got}: use some of {', '.join(choice)}")
+    return given
 
 
 def regions_of(found: Segmentation | TokenMaps, prompts: Sequence[Prompt], scope: Scope) -> Tensor:

@@ -110,10 +110,7 @@ def evaluate(weights, settings=PLAIN, prompts=(READ,), seed=0, progress=0.0, run
 def regions(run, scope="phrase"):
     """(8, 10) regions of the last evaluation, from its soft maps."""
     last = run.evaluations[-1]
-    if scope == "word":
-        found = last.labels[0].long()
-    else:
-        found = regions_of(last.soft_maps(), run.prompts, "phrase")[0]
+    found = last.labels[0].long() if scope == "word" else regions_of(last.soft_maps(), run.prompts, scope)[0]
     return found.repeat_interleave(2, 0).repeat_interleave(2, 1)
 
 

@@ -30,6 +30,7 @@ LIMITED = (
     Note.NOT_FOLLOWED,
     Note.NOT_EVERYWHERE,
     Note.FELL_BACK,
+    Note.OWNS_NOTHING,
     Note.OUT_OF_MEMORY,
     Note.INTERNAL_ERROR,
 )

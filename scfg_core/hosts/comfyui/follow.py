@@ -20,7 +20,7 @@ from ...method.segment import Segmentation
 from ...prompt import Prompt, number_labels
 from ...run.follow import Fallback, Follower, FollowWords
 from ...run.notes import Note
-from ...run.words import labels_of_words
+from ...run.regions import known_words
 from .levels import grid_of
 from .prompts import FOLLOW, WORDS
 
@@ -147,7 +147,7 @@ class Following:
                 "expected the base prompt as the default one, got the prompt that follows words: exchange the two "
                 "at Cond Set Default Combine"
             )
-        labels_of_words(request.words.words, prompts)
+        known_words(request.words.words, prompts)
         words = request.words
         if has_default and words.fallback == "everywhere":
             words = replace(words, fallback="nowhere")
