@@ -89,6 +89,22 @@ class Prompt:
         return tuple(i for i, role in enumerate(self.roles) if role in OWNERS)
 
     @cached_property
+    def owner_runs(self) -> tuple[range, ...]:
+        """The owners as runs of consecutive columns."""
+        runs: list[range] = []
+        for index in self.owners:
+            if runs and runs[-1].stop == index:
+                runs[-1] = range(runs[-1].start, index + 1)
+            else:
+                runs.append(range(index, index + 1))
+        return tuple(runs)
+
+    @cached_property
+    def owner_labels(self) -> tuple[int, ...]:
+        """Labels of the owners."""
+        return tuple(self.first_label + index for index in self.owners)
+
+    @cached_property
     def dead(self) -> tuple[int, ...]:
         """Columns that take no part in the softmax."""
         return tuple(i for i, role in enumerate(self.roles) if role == "dead")
