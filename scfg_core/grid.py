@@ -55,7 +55,7 @@ def nearest(cells: Tensor, target: Grid) -> Tensor:
 
 @lru_cache(maxsize=32)
 def nearest_cells(source: tuple[int, ...], target: tuple[int, ...], device: torch.device) -> Tensor:
-    """Cell of the source (h, w) under each cell of the target, (h·w,) int64: made once for two sizes and a device."""
+    """Cell of the source (h, w) under each cell of the target, (h·w,) int64; made once for sizes and device."""
     rows, columns = (nearest_index(*sides, device) for sides in zip(source, target, strict=True))
     return rearrange(rows[:, None] * source[1] + columns, "h w -> (h w)")
 

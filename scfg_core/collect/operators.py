@@ -11,6 +11,7 @@ under one softmax: C is the text columns of the same map, and rows of S, which t
 divided by their sums.
 """
 
+import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -41,6 +42,8 @@ class SelfHeads:
     normalise: bool = False
 
     def __getitem__(self, images: slice) -> "SelfHeads":
+        if images == slice(0, self.q.shape[0]):
+            return self
         kept = None if self.kept is None else self.kept[images]
         return SelfHeads(self.q[images], self.k[images], self.scale, self.image, kept, self.normalise)
 
@@ -69,6 +72,7 @@ class Product(Operator):
     def apply(self, values: Tensor, base: Tensor, alpha: float, beta: float) -> Tensor:
         """α S Y + β X for Y and X (b, n, t), which stay as they are."""
 
+    @full_precision
     def propagate(self, columns: Tensor, power_weights: Sequence[float]) -> Tensor:
         highest = max(power for power, weight in enumerate(power_weights) if weight > 0)
         result, alpha = columns, power_weights[highest]
@@ -89,12 +93,19 @@ class StoredMap(Product):
         if heads.normalise:
             self._maps = self._maps / self._maps.sum(dim=-1, keepdim=True)
 
-    @full_precision
     def apply(self, values: Tensor, base: Tensor, alpha: float, beta: float) -> Tensor:
         return torch.baddbmm(base, self._maps, values, alpha=alpha, beta=beta)
 
     def text_columns(self, text: slice) -> Tensor:
         return self._all[..., text]
+
+    def of(self, images: slice) -> "StoredMap":
+        """The same of some of its images; nothing is computed again."""
+        if images == slice(0, self._all.shape[0]):
+            return self
+        part = copy.copy(self)
+        part._all, part._maps = self._all[images], self._maps[images]
+        return part
 
 
 class RowBlocks(Product):
@@ -103,7 +114,6 @@ class RowBlocks(Product):
     def __init__(self, heads: SelfHeads, budget: MemoryBudget) -> None:
         self._heads, self._budget = heads, budget
 
-    @full_precision
     def apply(self, values: Tensor, base: Tensor, alpha: float, beta: float) -> Tensor:
         result = torch.empty_like(base)
         for images, rows, maps in self._blocks():

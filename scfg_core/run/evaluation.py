@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..grid import Grid, patch_mean
 from ..method.fusion import TokenMaps
+from ..method.guidance import guidance_norm
 from ..method.segment import Segmentation
 from .noise import NoiseLevel
 
@@ -76,7 +77,7 @@ class Observation:
 
     segmentation  its regions.
     norm          η (B, H, W) of the predictions' difference, in their terms.
-    uncond_norm   norm (B, H, W) of ε(x, ∅), times the noise level's `epsilon_divisor`.
+    uncond        ε(x, ∅) (B, C, H, W), times the noise level's `epsilon_divisor`.
     ratio         r (B, 1, H, W), None where S-CFG only observes.
     preview       gives (B, 3, ≤256, ≤256) uint8.
     """
@@ -87,7 +88,7 @@ class Observation:
     segmentation: Segmentation
     norm: Tensor
     noise: NoiseLevel
-    uncond_norm: Tensor
+    uncond: Tensor
     ratio: Tensor | None
     fresh: bool = True
     preview: Callable[[], Tensor] | None = None
@@ -111,7 +112,7 @@ def _evaluations(observations: Sequence[Observation]) -> list[Evaluation]:
     grid = observations[0].segmentation.grid
     norm = torch.stack([seen.norm * _per_image(seen.noise.epsilon_unit) for seen in observations])
     ratio = torch.stack([_ratio_of(seen) for seen in observations])
-    uncond = torch.stack([seen.uncond_norm / _per_image(seen.noise.epsilon_divisor) for seen in observations])
+    uncond = torch.stack([_uncond_norm(seen) for seen in observations])
     maps = torch.stack((norm, norm * ratio, uncond, ratio))
     means = patch_mean(rearrange(maps, "what e b h w -> (what e b) h w"), grid)
     means = rearrange(means, "(what e b) h w -> e what b h w", what=4, e=len(observations))
@@ -133,6 +134,11 @@ def _evaluations(observations: Sequence[Observation]) -> list[Evaluation]:
         )
         for seen, (classifier, rescaled, diffusion, mean_ratio) in zip(observations, means, strict=True)
     ]
+
+
+def _uncond_norm(seen: Observation) -> Tensor:
+    """Norm (B, H, W) of ε(x, ∅)."""
+    return guidance_norm(seen.uncond) / _per_image(seen.noise.epsilon_divisor)
 
 
 def _ratio_of(seen: Observation) -> Tensor:

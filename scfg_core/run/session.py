@@ -76,6 +76,7 @@ class Session:
         self._given_up = False
         self._lock = threading.Lock()
         self._last: Segmentation | None = None
+        self._scores: Tensor | None = None
         self._last_latent: Grid | None = None
         self._index = -1
 
@@ -90,8 +91,8 @@ class Session:
     @guarded
     def observe(self, call: LayerCall) -> None:
         """Take one call of an attention layer; nothing of it is needed after the evaluation."""
-        wanted = call.of_prompts(self.needs_maps) if self.observing else None
-        if wanted is not None:
+        wanted = call.of_prompts(self.needs_maps) if self.observing and self._unobserved else call
+        if self.observing and wanted is not None:
             self._collector.observe(wanted)
 
     def needs_maps(self, prompt: Hashable) -> bool:
@@ -218,9 +219,10 @@ class Session:
             if self._resegment is not None:
                 segmentation = self._resegment(segmentation)
             self.run.facts = self._facts(cond)
+            self._scores = segmentation.scores
             self.run.add_scores(segmentation)
             self._last, self._last_latent = replace(segmentation, scores=None), latent
-            return segmentation, True
+            return self._last, True
         if self._last is not None and (self._last.labels.shape[0], self._last_latent) == (images, latent):
             if self._index % self.collection.every == 0:
                 self.run.note(Note.REUSED)
@@ -234,8 +236,9 @@ class Session:
     def _entry(
         self, place: Placement, maps: Callable[[Hashable], TokenMaps], predictions: Predictions
     ) -> EntryMaps:
-        tokens = maps(place.prompt)
-        tokens = replace(tokens, values=tokens.values.to(predictions.cond.device))
+        tokens, device = maps(place.prompt), predictions.cond.device
+        if tokens.values.device != device:
+            tokens = replace(tokens, values=tokens.values.to(device))
         return EntryMaps(tokens, self._collector.prompt(place.prompt), place.area, place.weight)
 
     def _facts(self, cond: Sequence[Placement]) -> Facts:
@@ -265,20 +268,19 @@ class Session:
         fresh: bool,
         preview: Callable[[], Tensor] | None,
     ) -> None:
-        epsilon = predictions.noise.undivided_epsilon(predictions.x, predictions.uncond)
-        soft = segmentation.scores if self.collection.soft_maps and fresh else None
+        scores = self._scores if self.collection.soft_maps and fresh else None
         observation = Observation(
             index=self._index,
             sigma=predictions.sigma,
             guidance_scale=predictions.guidance_scale,
-            segmentation=replace(segmentation, scores=None),
+            segmentation=segmentation,
             norm=norm,
             noise=predictions.noise,
-            uncond_norm=guidance_norm(epsilon),
+            uncond=predictions.noise.undivided_epsilon(predictions.x, predictions.uncond),
             ratio=ratio,
             fresh=fresh,
             preview=preview,
-            soft=None if soft is None else soft.half(),
+            soft=None if scores is None else scores.half(),
         )
         self.run.add(observation)
         if self._recorded is not None:
