@@ -145,27 +145,23 @@ class Collector:
         if self._propagates and len(self_calls) < len(waiting):
             self._skip(call)
             return
-        cross = self._cross(call, needed, kept)
-        if self_calls:
-            heads = _heads(self_calls, rows)
-            propagated = self._compute(
-                call.q, lambda backend: self._propagated(backend, heads, cross, rows, needed)
-            )
-        else:
-            propagated = [(slice(0, cross.shape[0]), cross)]
+        heads = _heads(self_calls, rows) if self_calls else None
+
+        def compute(backend: Backend) -> list[tuple[slice, Tensor]]:
+            cross = self._cross(backend, call, needed, kept)
+            if heads is None:
+                return [(slice(0, cross.shape[0]), cross)]
+            return self._propagated(backend, heads, cross, rows, needed)
+
+        propagated = self._compute(call.q, compute)
         for part, columns in zip(call.rows, needed, strict=True):
             self._sums.add(part, columns.split(_gathered(propagated, part.rows)), call.grid)
 
-    def _cross(self, call: LayerCall, needed: Sequence[Needed], kept: Tensor | None) -> Tensor:
+    def _cross(self, backend: Backend, call: LayerCall, needed: Sequence[Needed], kept: Tensor | None) -> Tensor:
         """C (b, n, w) with the columns that every prompt needs in front."""
-        keys, scale = call.layout.keys, _scale(call)
-        room = max(keys, *(columns.width for columns in needed))
-        cross = self._compute(
-            call.q,
-            lambda backend: backend.cross_maps(
-                call.q, call.k, scale, kept, backend.padded(room), self._budget_of(call.q)
-            ),
-        )
+        keys = call.layout.keys
+        width = backend.padded(max(keys, *(columns.width for columns in needed)))
+        cross = backend.cross_maps(call.q, call.k, _scale(call), kept, width, self._budget_of(call.q))
         for part, columns in zip(call.rows, needed, strict=True):
             columns.arrange(cross[part.rows], keys)
         return cross

@@ -11,7 +11,6 @@ under one softmax: C is the text columns of the same map, and rows of S, which t
 divided by their sums.
 """
 
-import copy
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
@@ -85,27 +84,30 @@ class Product(Operator):
 
 
 class StoredMap(Product):
-    """S (b, n, n), stored; its rows sum to 1, or to less in a joint layer."""
+    """S (b, n, n), stored; its rows sum to 1, or to less in a joint layer.
 
-    def __init__(self, heads: SelfHeads, budget: MemoryBudget) -> None:
-        self._all = head_mean_attention(heads.q, heads.k, scale=heads.scale, block=budget.block, kept=heads.kept)
-        self._maps = self._all[..., heads.image or slice(None)]
+    whole  the maps (b, n, m) over all keys.
+    """
+
+    def __init__(self, maps: Tensor, whole: Tensor) -> None:
+        self._maps, self._whole = maps, whole
+
+    @classmethod
+    def made_of(cls, heads: SelfHeads, budget: MemoryBudget) -> "StoredMap":
+        whole = head_mean_attention(heads.q, heads.k, scale=heads.scale, block=budget.block, kept=heads.kept)
+        maps = whole if heads.image is None else whole[..., heads.image]
         if heads.normalise:
-            self._maps = self._maps / self._maps.sum(dim=-1, keepdim=True)
+            maps = maps / maps.sum(dim=-1, keepdim=True)
+        return cls(maps, whole)
 
     def apply(self, values: Tensor, base: Tensor, alpha: float, beta: float) -> Tensor:
         return torch.baddbmm(base, self._maps, values, alpha=alpha, beta=beta)
 
     def text_columns(self, text: slice) -> Tensor:
-        return self._all[..., text]
+        return self._whole[..., text]
 
-    def of(self, images: slice) -> "StoredMap":
-        """The same of some of its images; nothing is computed again."""
-        if images == slice(0, self._all.shape[0]):
-            return self
-        part = copy.copy(self)
-        part._all, part._maps = self._all[images], self._maps[images]
-        return part
+    def __getitem__(self, images: slice) -> "StoredMap":
+        return StoredMap(self._maps[images], self._whole[images])
 
 
 class RowBlocks(Product):

@@ -129,10 +129,11 @@ def _codes(segmentation: Segmentation, settings: Settings) -> tuple[Tensor, int]
     """2·(region + 1) + m_b of every patch, (B, h, w) int64, below 2 where it belongs to no prompt; and how many
     regions there are: one per token, or one per patch.
     """
-    regions, count = segmentation.labels, segmentation.grid.area
+    regions = segmentation.labels
     if settings.regions == "semantic":
         count = segmentation.count_labels()
     else:
+        count = segmentation.grid.area
         patches = torch.arange(count, device=regions.device).view(regions.shape[1:])
         regions = torch.where(regions == UNOWNED, regions, patches)
     if settings.benchmark == "all":
