@@ -20,8 +20,7 @@ BLOCK = 2 * 1024 * 1024
 """Bytes of scores that exist at a time: they stay in the cache of a core of a CPU."""
 
 VECTOR = 16
-"""On a CPU the softmax works in place where rows are whole numbers of so many scores; else it would be up to 5 times
-as slow there."""
+"""On a CPU the softmax works in place where rows are whole numbers of so many scores; else that would be slow."""
 
 FEW_ROWS = 128
 """Fewer rows of scores than this are slow to multiply: then some heads at a time rather than all."""

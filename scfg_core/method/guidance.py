@@ -48,9 +48,9 @@ def region_ratios(norm: Tensor, bins: Tensor, count: int) -> Tensor:
     sums.scatter_add_(2, bins.expand(2, -1, -1), values)
     parts = sums.unflatten(2, (count + 1, 2))[:, :, 1:]
     regions, benchmark = parts.sum(dim=-1), parts[..., 1].sum(dim=-1)
-    benchmark = torch.where(benchmark[1] > 0, benchmark, regions.sum(dim=-1))
-    means = regions[0] / regions[1]
-    return ((benchmark[0] / benchmark[1])[:, None] / means).nan_to_num_(1.0, 1.0, 1.0)
+    total, cells = torch.where(benchmark[1:] > 0, benchmark, regions.sum(dim=-1)).unsqueeze(2).unbind()
+    region_total, region_cells = regions.unbind()
+    return (total / cells / (region_total / region_cells)).nan_to_num_(1.0, 1.0, 1.0)
 
 
 def ratio_map(
@@ -100,7 +100,7 @@ def ratio_of_norm(
     ratios = _limited(region_ratios(cells, bins, count), segmentation, settings, guidance_scale, word_weights)
     table = F.pad(ratios.to(norm.dtype), (1, 0), value=1.0)
     regions = bins >> 1
-    r = table.gather(1, regions).view_as(norm)[:, None]
+    r = table.gather(1, regions).view(norm.shape[0], 1, *norm.shape[1:])
     if settings.smooth_ratio or settings.mean_preserving:
         valid = (regions > 0).view_as(r)
         if settings.smooth_ratio:
