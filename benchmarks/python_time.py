@@ -1,7 +1,8 @@
 """Python's own time in S-CFG per evaluation, on a CPU: SDXL's layout with widths so small that tensors are cheap.
 
 Against another checkout of this pack: its figures come from the same run, child processes taking turns. The time is
-that of the public methods of `Session`, `Collector` and `Run`, of which ratio, segments and record are "session".
+the processor's in the public methods of `Session`, `Collector` and `Run`, of which ratio, segments and record are
+"session".
 """
 
 from __future__ import annotations
@@ -54,13 +55,13 @@ class Watch:
         def timed(*args: Any, **kwargs: Any) -> Any:
             if self._depth:
                 return method(*args, **kwargs)
-            self._depth, start = 1, time.perf_counter()
+            self._depth, start = 1, time.thread_time()
             try:
                 return method(*args, **kwargs)
             finally:
                 self._depth = 0
                 for name in names:
-                    self.seconds[name] += time.perf_counter() - start
+                    self.seconds[name] += time.thread_time() - start
 
         return timed
 

@@ -157,7 +157,7 @@ class Run:
         waiting, self._waiting = self._waiting, []
         found = [seen.segmentation for seen in waiting]
         finite = [regions.finite for regions in found if regions.finite is not None]
-        finite += [torch.isfinite(seen.norm.sum(dim=(1, 2))) for seen in waiting]
+        finite += [total - total == 0 for total in _joined([seen.norm.sum(dim=(1, 2)) for seen in waiting])]
         separated = [regions.has_foreground for regions in found if regions.has_foreground is not None]
         self._all_finite = _all(self._all_finite, finite)
         self._all_foreground = _all(self._all_foreground, separated)
@@ -206,5 +206,10 @@ def _all(so_far: Tensor | None, flags: list[Tensor]) -> Tensor | None:
     """Whether all flags (B,) hold, and those before; None where there are none."""
     if not flags:
         return so_far
-    now = torch.cat([flag.to(flags[0].device) for flag in flags]).all()
+    now = _joined(flags)[0].all()
     return now if so_far is None else so_far & now.to(so_far.device)
+
+
+def _joined(parts: list[Tensor]) -> list[Tensor]:
+    """One tensor (B,) of several; none of none."""
+    return [torch.cat([part.to(parts[0].device) for part in parts])] if parts else []

@@ -32,15 +32,16 @@ class PromptReader:
 
     def __init__(self, architecture: Architecture) -> None:
         self._architecture = architecture
-        self._read: dict[int, tuple[Tensor, Prompt]] = {}
+        self._read: dict[tuple[int, Branch], tuple[Tensor, Prompt]] = {}
 
     def read(self, branch: Branch, conditioning: dict, source: dict) -> Prompt:
         """The prompt of a conditioning; `source` is the entry that has its words."""
         context = context_of(conditioning)
         assert context is not None
-        if id(context) not in self._read:
-            self._read[id(context)] = context, self._prompt(context, conditioning, source)
-        return replace(self._read[id(context)][1], branch=branch)
+        key = id(context), branch
+        if key not in self._read:
+            self._read[key] = context, replace(self._prompt(context, conditioning, source), branch=branch)
+        return self._read[key][1]
 
     def _prompt(self, context: Tensor, conditioning: dict, source: dict) -> Prompt:
         extra = {name: getattr(cond, "cond", None) for name, cond in conditioning["model_conds"].items()}
