@@ -1,12 +1,13 @@
 """S-CFG Segmentation: which word owns which part of the image, step by step."""
 
+import numpy as np
 from comfy_api.latest import io
 
 from ..scfg_core.run.record import Run
 from ..views import segmentation, segmentation_sheet
 from ..views.segmentation import base_of
 from .common import schema
-from .images import as_array, batch_input, evaluation_at, image_at, result_input, step_input, with_preview
+from .images import as_array, batch_input, evaluation_at, image_at, result_input, step_input, view
 
 SHEET, ONE = "all steps", "one step"
 STEP_PREVIEW, NOTHING = "the step's preview", "nothing"
@@ -47,11 +48,14 @@ class SCFGSegmentation(io.ComfyNode):
 
     @classmethod
     def execute(cls, result: Run, show: str, step: int, batch_index: int, under: str, image=None) -> io.NodeOutput:
-        image_index = image_at(result, batch_index)
-        base = None if image is None else as_array(image, image_index)
-        if show == SHEET:
-            return with_preview(cls, segmentation_sheet(result, image=image_index, base=base))
-        index = evaluation_at(result, step)
-        if base is None and under == STEP_PREVIEW:
-            base = base_of(result.evaluations[index], image_index)
-        return with_preview(cls, segmentation(result, index=index, image=image_index, base=base))
+        def draw() -> np.ndarray:
+            image_index = image_at(result, batch_index)
+            base = None if image is None else as_array(image, image_index)
+            if show == SHEET:
+                return segmentation_sheet(result, image=image_index, base=base)
+            index = evaluation_at(result, step)
+            if base is None and under == STEP_PREVIEW:
+                base = base_of(result.evaluations[index], image_index)
+            return segmentation(result, index=index, image=image_index, base=base)
+
+        return view(cls, result, draw)

@@ -9,7 +9,7 @@ from ..scfg_core.run.masks import feather, hard_mask, labels_of_scores, soft_mas
 from ..scfg_core.run.record import Run
 from ..scfg_core.run.words import labels_of
 from .common import schema
-from .images import evaluation_at, result_input
+from .images import active, evaluation_at, result_input
 
 HARD, SOFT, STRETCHED = "hard", "soft", "stretched"
 AVERAGE, ONE = "average of all steps", "one step"
@@ -83,8 +83,10 @@ class SCFGTokenMask(io.ComfyNode):
 def token_mask(
     run: Run, words: str, mode: str, over: str, step: int, radius: float, image: Tensor | None
 ) -> Tensor:
-    """MASK (B, H, W) in 0…1. Raises `ScfgError` if a word is not in the prompt, or a step has no soft maps."""
-    wanted = _labels(run, words)
+    """MASK (B, H, W) in 0…1. Raises `ScfgError` if S-CFG was inactive, a word is not in the prompt, or a step has
+    no soft maps.
+    """
+    wanted = _labels(active(run), words)
     size = _size(run, image)
     chosen = len(run.evaluations) - 1 if over != ONE else evaluation_at(run, step)
     scores = run.mean_scores()

@@ -84,6 +84,18 @@ def shorten(text: str, width: int, size: int = SIZE) -> str:
     return text.rstrip() + "..."
 
 
+def wrap(text: str, width: int, size: int = SIZE) -> list[str]:
+    """Lines of at most `width` pixels, broken between words; a word that is wider is shortened."""
+    lines: list[str] = []
+    for word in one_line(text).split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and width_of(longer, size) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(shorten(word, width, size))
+    return lines
+
+
 def write(
     image: np.ndarray,
     x: float,

@@ -49,7 +49,7 @@ class Run:
     layers       names of the observed layers, in the order in which they run.
     token_sums   labels of a positive entry → (B, h·w, K) running sum of its Ĉ over `token_count` evaluations, on
                  `token_grid`; an evaluation in which the entry is inactive adds nothing.
-    notes        what the user is told, each once.
+    notes        what the user is told, each once; explained: the `Note` behind each, with its cause and remedy.
     facts        what the last evaluation with maps was made of, for the status line.
     schedule     noise levels of the steps, the last one reached included: from the highest to 0, as a rule.
     fingerprint  identifies the latent that the run returned.
@@ -61,6 +61,7 @@ class Run:
     token_grid: Grid | None = None
     token_count: int = 0
     notes: list[str] = field(default_factory=list)
+    explained: dict[str, Note] = field(default_factory=dict)
     facts: Facts | None = None
     schedule: tuple[float, ...] = ()
     fingerprint: Fingerprint | None = None
@@ -108,6 +109,7 @@ class Run:
         text = note.text.format(**fields)
         if text not in self.notes:
             self.notes.append(text)
+            self.explained[text] = note
 
     def add_scores(self, segmentation: Segmentation) -> None:
         """Add an evaluation's Ĉ to the running sums, which begin anew where the grid or the batch changes."""
@@ -166,7 +168,7 @@ class Run:
         vars(self).update(vars(fresh))
 
     def close(self) -> None:
-        """Read everything off the device, once."""
+        """Read everything off the device, once; a run that recorded nothing says why, if nobody did."""
         if self.closed:
             return
         self.evaluations = [evaluation.read() for evaluation in self.evaluations]
@@ -176,6 +178,8 @@ class Run:
         if self._all_foreground is not None and not bool(self._all_foreground):
             self.note(Note.NO_FOREGROUND)
         self._all_finite = self._all_foreground = None
+        if not self.evaluations and not self.notes:
+            self.note(Note.NOTHING_SAMPLED)
         self.closed = True
 
 

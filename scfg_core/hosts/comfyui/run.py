@@ -2,11 +2,11 @@
 
     begin → guided → [watch → watched × model calls → unwatch] → the CFG slot → close_evaluation, …, finished
 
-The evaluation's first batch of conditionings is the main one; later ones belong to PAG, SAG and similar nodes and
-are
-not recorded. Guidance acts where the host's own CFG does: see `slot`.
+The evaluation's first batch of conditionings is the main one; later ones, of PAG, SAG and similar nodes, are not
+recorded. Guidance acts where the host's own CFG does: see `slot`.
 """
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from typing import Any
@@ -179,6 +179,8 @@ class SamplingRun:
             self.watch((args["input_cond"], args["input_uncond"]), args["input"], args["sigma"], {})
         self._slot_reached = True
         predictions = self._predictions(args)
+        if _is_one(predictions.guidance_scale):  # SAG and others have the unconditional prediction computed anyway
+            self.record.note(Note.CFG_ONE)
         sides = self._sides(args) if self._inactive is None else None
         if sides is not None and self._prompts is not None:
             cond, uncond = (self._prompts.placements(index) for index in sides)
@@ -220,7 +222,7 @@ class SamplingRun:
         noise = NoiseLevel(1 - sigma if self._flow else 1.0, sigma, "sample")
         scale = float(args["cond_scale"])
         cond, uncond = args["cond_denoised"], args["uncond_denoised"]
-        return Predictions(x, cond, uncond, noise, args["sigma"], scale, self._acts)
+        return Predictions(x, cond, uncond, noise, args["sigma"], scale, self._acts and not _is_one(scale))
 
     def _within_range(self, sigma: Tensor) -> bool:
         """Whether S-CFG acts now; reads sigma off the device only where a range was asked for."""
@@ -248,6 +250,11 @@ class SamplingRun:
         architecture = self._architecture
         experimental = architecture.name if architecture is not None and architecture.experimental else ""
         return status_line(self.record, self._guided, experimental)
+
+
+def _is_one(scale: float) -> bool:
+    """Whether a cfg is 1 as the host sees it: the conditional prediction alone, with no guidance to scale."""
+    return math.isclose(scale, 1.0)
 
 
 def _branches(conds: Sequence[object]) -> tuple[Branch, ...]:
