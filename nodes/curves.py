@@ -6,6 +6,7 @@ from ..scfg_core.run.agreement import agreement
 from ..scfg_core.run.record import Run
 from ..views import curves
 from .common import ResultType, schema
+from .errors import told
 from .images import batch_input, image_at, result_input, view
 
 
@@ -43,6 +44,7 @@ class SCFGCurves(io.ComfyNode):
         )
 
     @classmethod
+    @told
     def execute(cls, result: Run, batch_index: int, compare_with: Run | None = None) -> io.NodeOutput:
         text = "" if compare_with is None else _agreement(result, compare_with)
         caption = text and f"agreement with the other run: {text}"

@@ -12,6 +12,7 @@ from ..scfg_core.run.fingerprint import Fingerprint
 from ..scfg_core.run.record import Run
 from ..scfg_core.run.trace import Trace
 from .common import ResultType, TraceType, schema
+from .errors import told
 
 
 class SCFGResult(io.ComfyNode):
@@ -31,6 +32,7 @@ class SCFGResult(io.ComfyNode):
         )
 
     @classmethod
+    @told
     def execute(cls, trace: Trace, latent: dict) -> io.NodeOutput:
         return io.NodeOutput(run_of(trace, latent))
 

@@ -6,6 +6,7 @@ from comfy_api.latest import io
 from ..scfg_core.run.record import Run
 from ..views import scale_map
 from .common import schema
+from .errors import told
 from .images import batch_input, evaluation_at, image_at, result_input, step_input, view
 
 
@@ -25,6 +26,7 @@ class SCFGScaleMap(io.ComfyNode):
         )
 
     @classmethod
+    @told
     def execute(cls, result: Run, step: int, batch_index: int) -> io.NodeOutput:
         def draw() -> np.ndarray:
             evaluation = result.evaluations[evaluation_at(result, step)]

@@ -7,6 +7,7 @@ from ..scfg_core.run.record import Run
 from ..views import segmentation, segmentation_sheet
 from ..views.segmentation import base_of
 from .common import schema
+from .errors import told
 from .images import as_array, batch_input, evaluation_at, image_at, result_input, step_input, view
 
 SHEET, ONE = "all steps", "one step"
@@ -47,6 +48,7 @@ class SCFGSegmentation(io.ComfyNode):
         )
 
     @classmethod
+    @told
     def execute(cls, result: Run, show: str, step: int, batch_index: int, under: str, image=None) -> io.NodeOutput:
         def draw() -> np.ndarray:
             image_index = image_at(result, batch_index)

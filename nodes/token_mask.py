@@ -9,6 +9,7 @@ from ..scfg_core.run.masks import feather, hard_mask, labels_of_scores, soft_mas
 from ..scfg_core.run.record import Run
 from ..scfg_core.run.words import labels_of
 from .common import schema
+from .errors import problem, told
 from .images import active, evaluation_at, result_input
 
 HARD, SOFT, STRETCHED = "hard", "soft", "stretched"
@@ -67,6 +68,11 @@ class SCFGTokenMask(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, words: str | None = None) -> bool | str:
+        return problem(phrases_of, words)
+
+    @classmethod
+    @told
     def execute(
         cls,
         result: Run,
@@ -109,15 +115,22 @@ def token_mask(
     return feather(mask, radius)
 
 
+def phrases_of(words: str) -> list[str]:
+    """The words or phrases between commas. Raises `ScfgError` if there is none."""
+    phrases = [phrase.strip() for phrase in words.split(",") if phrase.strip()]
+    if not phrases:
+        raise ScfgError("expected words of the prompt, got none: write some, separated by commas")
+    return phrases
+
+
 def _labels(run: Run, words: str) -> list[int]:
     known = [text for prompt in run.prompts for text, _ in prompt.words_with_labels()]
     if not known:
         raise ScfgError("expected a prompt with known words, got numbered tokens: encode it with S-CFG Text Encode")
-    phrases = [phrase.strip() for phrase in words.split(",") if phrase.strip()]
-    found = {phrase: labels_of(phrase, run.prompts) for phrase in phrases}
+    found = {phrase: labels_of(phrase, run.prompts) for phrase in phrases_of(words)}
     missing = [phrase for phrase, labels in found.items() if not labels]
-    if missing or not found:
-        given = ", ".join(map(repr, missing)) or "none"
+    if missing:
+        given = ", ".join(map(repr, missing))
         raise ScfgError(f"expected words of the prompt, got {given}: use some of {', '.join(dict.fromkeys(known))}")
     return sorted({label for labels in found.values() for label in labels})
 

@@ -4,6 +4,7 @@ from comfy_api.latest import io
 
 from ..scfg_core.run.words import parse_weights
 from .common import WordWeightsType, schema
+from .errors import problem, told
 
 
 class SCFGWordWeights(io.ComfyNode):
@@ -28,5 +29,10 @@ class SCFGWordWeights(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, weights: str | None = None) -> bool | str:
+        return problem(parse_weights, weights)
+
+    @classmethod
+    @told
     def execute(cls, weights: str) -> io.NodeOutput:
         return io.NodeOutput(parse_weights(weights))
