@@ -23,11 +23,13 @@ NEEDED = (
     "web/scfg.js",
     "web/docs/SCFGGuidance.md",
     "workflows/scfg_demo.json",
+    "subgraphs/S-CFG Sampler with Views.json",
+    "subgraphs/S-CFG Mask from Words.json",
     "locales/en/nodeDefs.json",
 )
 SHIPPED = {
     *("__init__.py", "pyproject.toml", "requirements.txt", "README.md", "CHANGELOG.md", "LICENSE"),
-    *("demo", "locales", "nodes", "scfg_core", "views", "web", "workflows"),
+    *("demo", "locales", "nodes", "scfg_core", "subgraphs", "views", "web", "workflows"),
 }
 
 
