@@ -74,11 +74,9 @@ def settings() -> dict[str, dict[str, Any]]:
     }
 
 
-def rows(page: str, heading: str) -> list[list[str]]:
-    """Cells of the table in a section of a help page; [] where it has none."""
-    section = page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
-    lines = [line for line in section.splitlines() if line.startswith("|")][2:]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+def section(page: str, heading: str) -> str:
+    """The text of a Markdown page under a heading, up to the next one."""
+    return page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0].strip("\n")
 
 
 def errors() -> list[str]:
