@@ -47,6 +47,7 @@ lint: $(ENVIRONMENT)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m pyright
+	$(RUN) -m bandit --quiet -c pyproject.toml -r .
 
 bench: $(ENVIRONMENT)
 	@if [ -f "$(COMFYUI_PATH)/comfyui_version.py" ] && [ -n "$(HOST_PYTHON)" ]; then \

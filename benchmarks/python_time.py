@@ -10,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
+import subprocess  # nosec B404
 import sys
 import time
 from collections.abc import Callable
@@ -112,7 +112,9 @@ def child(checkout: Path) -> dict[str, float]:
     """`measure` in a process that imports the pack from a checkout."""
     environment = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(Path(__file__).resolve()), "--measure"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, cwd=checkout)
+    done = subprocess.run(  # nosec B603
+        command, env=environment, capture_output=True, text=True, check=True, cwd=checkout
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 

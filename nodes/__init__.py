@@ -5,6 +5,7 @@ from comfy_api.latest import ComfyExtension, io
 from .attention import SCFGAttention
 from .curves import SCFGCurves
 from .demo_model import SCFGDemoModel
+from .errors import add_prompt_handler
 from .follow_words import SCFGFollowWords
 from .guidance import SCFGGuidance
 from .result import SCFGResult
@@ -33,4 +34,5 @@ NODES: list[type[io.ComfyNode]] = [
 class ScfgExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
         add_route()  # here, for older hosts never call on_load
+        add_prompt_handler()
         return NODES

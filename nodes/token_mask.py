@@ -8,9 +8,10 @@ from ..scfg_core.errors import ScfgError
 from ..scfg_core.run.masks import feather, soft_mask, stretch
 from ..scfg_core.run.record import Run
 from ..scfg_core.run.regions import SCOPES, Scope, known_words, word_mask
-from ..scfg_core.run.words import labels_of
+from ..scfg_core.run.words import labels_of, some_words_in
 from .common import schema
-from .images import LATENT_CELL, evaluation_at, result_input
+from .errors import problem, told
+from .images import LATENT_CELL, active, evaluation_at, result_input
 
 HARD, SOFT, STRETCHED = "hard", "soft", "stretched"
 AVERAGE, ONE = "average of all steps", "one step"
@@ -74,6 +75,11 @@ class SCFGTokenMask(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, words: str | None = None) -> bool | str:
+        return problem(some_words_in, words)
+
+    @classmethod
+    @told
     def execute(
         cls,
         result: Run,
@@ -98,8 +104,10 @@ def token_mask(
     image: Tensor | None,
     scope: Scope = SCOPES[0],
 ) -> Tensor:
-    """MASK (B, H, W) in 0…1. Raises `ScfgError` if a word is not in the prompt, or a step has no soft maps."""
-    known = known_words(words, run.prompts, scope if mode == HARD else "word")
+    """MASK (B, H, W) in 0…1. Raises `ScfgError` if S-CFG was inactive, a word is not in the prompt, or a step has
+    no soft maps.
+    """
+    known = known_words(words, active(run).prompts, scope if mode == HARD else "word")
     size = _size(run, image)
     index = evaluation_at(run, step) if over == ONE else None
     if mode == HARD:

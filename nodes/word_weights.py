@@ -5,6 +5,7 @@ from comfy_api.latest import io
 from ..scfg_core.run.regions import SCOPES, Scope
 from ..scfg_core.run.weights import parse_weights
 from .common import WordWeightsType, schema
+from .errors import problem, told
 
 
 class SCFGWordWeights(io.ComfyNode):
@@ -38,5 +39,10 @@ class SCFGWordWeights(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, weights: str | None = None) -> bool | str:
+        return problem(parse_weights, weights)
+
+    @classmethod
+    @told
     def execute(cls, weights: str, scope: Scope = SCOPES[0]) -> io.NodeOutput:
         return io.NodeOutput(parse_weights(weights, scope))

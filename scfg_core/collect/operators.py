@@ -147,7 +147,10 @@ class FlashAttention(Operator):
     """
 
     def __init__(self, heads: SelfHeads, width: int) -> None:
-        assert not heads.joint and heads.kept is None
+        if heads.joint or heads.kept is not None:
+            raise ValueError(
+                "expected self-attention over all its keys, got a joint or a cut one: use another operator"
+            )
         dtype = heads.q.dtype if heads.q.dtype != torch.bfloat16 else torch.float16
         self._room = max(heads.q.shape[3], width)
         self._q, self._k = (_widened(side, self._room, dtype) for side in (heads.q, heads.k))

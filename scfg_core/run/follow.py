@@ -20,7 +20,7 @@ from ..method.segment import Segmentation
 from ..prompt import Prompt
 from .masks import feather, soft_mask, stretch
 from .regions import word_mask
-from .words import labels_of, words_in
+from .words import labels_of, some_words_in, words_in
 
 MaskMode = Literal["hard", "soft", "stretched"]
 Fallback = Literal["nowhere", "everywhere", "mask"]
@@ -53,8 +53,7 @@ class FollowWords:
     fallback: Fallback = "nowhere"
 
     def __post_init__(self) -> None:
-        if not self.words.replace(",", "").strip():
-            raise SettingsError("expected words to follow, got none: name words of the prompt, such as “horse”")
+        some_words_in(self.words)
         for name, choices in (("mode", get_args(MaskMode)), ("fallback", get_args(Fallback))):
             if getattr(self, name) not in choices:
                 given = getattr(self, name)

@@ -19,6 +19,11 @@ class Note(Enum):
         self.cause = cause
         self.remedy = remedy
 
+    @property
+    def can_be_remedied(self) -> bool:
+        """Whether there is something for the user to do."""
+        return not self.remedy.startswith("Nothing to do")
+
     # The whole run is plain CFG: "S-CFG inactive: …"
 
     CFG_ONE = (

@@ -51,7 +51,7 @@ class Run:
     layers       names of the observed layers, in the order in which they run.
     token_sums   labels of a positive entry → (B, h·w, K) running sum of its Ĉ over `token_count` evaluations, on
                  `token_grid`; an evaluation in which the entry is inactive adds nothing.
-    notes        what the user is told, each once.
+    notes        what the user is told, each once; explained: the `Note` behind each, with its cause and remedy.
     followed     words that a mask followed, one text per mask.
     facts        what the last evaluation with maps was made of, for the status line.
     min_region   share of the image below which a part of a hard mask from words is dropped (`Settings`).
@@ -66,6 +66,7 @@ class Run:
     token_count: int = 0
     notes: list[str] = field(default_factory=list)
     followed: tuple[str, ...] = ()
+    explained: dict[str, Note] = field(default_factory=dict)
     facts: Facts | None = None
     min_region: float = Settings().min_region
     schedule: tuple[float, ...] = ()
@@ -128,6 +129,7 @@ class Run:
         text = note.text.format(**fields)
         if text not in self.notes:
             self.notes.append(text)
+            self.explained[text] = note
 
     def add_scores(self, segmentation: Segmentation) -> None:
         """Add an evaluation's Ĉ to the running sums, which begin anew where the grid or the batch changes."""
@@ -186,7 +188,7 @@ class Run:
         vars(self).update(vars(fresh))
 
     def close(self) -> None:
-        """Read everything off the device, once."""
+        """Read everything off the device, once; a run that recorded nothing says why, if nobody did."""
         if self.closed:
             return
         self.evaluations = [evaluation.read() for evaluation in self.evaluations]
@@ -199,6 +201,8 @@ class Run:
         for report in self._at_close:
             report()
         self._at_close = []
+        if not self.evaluations and not self.notes:
+            self.note(Note.NOTHING_SAMPLED)
         self.closed = True
 
 

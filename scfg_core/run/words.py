@@ -2,6 +2,7 @@
 
 from collections.abc import Sequence
 
+from ..errors import SettingsError
 from ..prompt import Prompt
 
 
@@ -28,6 +29,14 @@ def labels_of(phrase: str, prompts: Sequence[Prompt]) -> tuple[int, ...]:
 def words_in(text: str) -> list[str]:
     """The words and phrases of a list with commas."""
     return [word.strip() for word in text.split(",") if word.strip()]
+
+
+def some_words_in(text: str) -> list[str]:
+    """The same. Raises `SettingsError` if there is none."""
+    words = words_in(text)
+    if not words:
+        raise SettingsError("expected words of the prompt, got none: write some, separated by commas")
+    return words
 
 
 def _letters(text: str) -> str:

@@ -66,7 +66,7 @@ def test_following_twice_is_an_error():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"words": " , "}, "expected words to follow"),
+        ({"words": " , "}, "expected words of the prompt, got none"),
         ({"words": "a", "mode": "fuzzy"}, "expected a mode of hard, soft, stretched"),
         ({"words": "a", "feather": -1.0}, "expected feather"),
         ({"words": "a", "freeze": 1.5}, "expected freeze"),

@@ -1,16 +1,13 @@
 """Every workflow that the pack ships fits the nodes' schemas, and says what to look at."""
 
 import re
-from itertools import combinations
 from typing import Any
 
 import pytest
 
-from .pack import PACK, SCHEMAS, WIDGET_TYPES, WORKFLOWS, workflow
+from .pack import PACK, SCHEMAS, WIDGET_TYPES, WORKFLOWS, boxes, fits, overlaps, workflow
 
 NAMES = [path.stem for path in WORKFLOWS]
-TITLE = 30
-"""Height of a node's title bar, which stands above its position."""
 
 
 @pytest.fixture(params=WORKFLOWS, ids=NAMES)
@@ -20,16 +17,6 @@ def graph(request) -> dict[str, Any]:
 
 def ours(graph: dict[str, Any]) -> list[dict[str, Any]]:
     return [node for node in graph["nodes"] if node["type"].startswith("SCFG")]
-
-
-def fits(value: Any, schema: dict[str, Any]) -> bool:
-    if schema["type"] == "COMBO":
-        return value in schema["options"]
-    if schema["type"] == "BOOLEAN":
-        return isinstance(value, bool)
-    if schema["type"] == "STRING":
-        return isinstance(value, str)
-    return isinstance(value, (int, float)) and schema["min"] <= value <= schema["max"]
 
 
 def test_it_has_our_nodes_and_only_those_that_there_are(graph):
@@ -98,17 +85,11 @@ def test_every_workflow_has_a_thumbnail_and_every_thumbnail_a_workflow():
 
 def test_every_node_lies_in_a_group_and_none_over_another(graph):
     groups = [group["bounding"] for group in graph["groups"]]
-    boxes = [(*node["pos"], *node["size"]) for node in graph["nodes"]]
-    boxes = [(x, y - TITLE, w, h + TITLE) for x, y, w, h in boxes]
-    assert all(any(_contains(group, box) for group in groups) for box in boxes)
-    assert [pair for pair in combinations(boxes, 2) if _overlap(*pair)] == []
+    placed = boxes(graph["nodes"])
+    assert all(any(_contains(group, box) for group in groups) for box in placed)
+    assert overlaps(placed) == []
 
 
 def _contains(outer, inner) -> bool:
     (x, y, w, h), (a, b, c, d) = outer, inner
     return x <= a and y <= b and a + c <= x + w and b + d <= y + h
-
-
-def _overlap(one, other) -> bool:
-    (x, y, w, h), (a, b, c, d) = one, other
-    return x < a + c and a < x + w and y < b + d and b < y + h

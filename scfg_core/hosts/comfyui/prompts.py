@@ -37,7 +37,8 @@ class PromptReader:
     def read(self, branch: Branch, conditioning: dict, source: dict) -> Prompt:
         """The prompt of a conditioning; `source` is the entry that has its words."""
         context = context_of(conditioning)
-        assert context is not None
+        if context is None:
+            raise ValueError("expected a conditioning with text, got none: read only those that `context_of` knows")
         key = id(context), branch
         if key not in self._read:
             self._read[key] = context, replace(self._prompt(context, conditioning, source), branch=branch)

@@ -2,9 +2,8 @@
 
     begin → guided → [watch → watched × model calls → unwatch] → the CFG slot → close_evaluation, …, finished
 
-The evaluation's first batch of conditionings is the main one; later ones belong to PAG, SAG and similar nodes and
-are
-not recorded. Guidance acts where the host's own CFG does: see `slot`.
+The evaluation's first batch of conditionings is the main one; later ones, of PAG, SAG and similar nodes, are not
+recorded. Guidance acts where the host's own CFG does: see `slot`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -24,7 +23,7 @@ from ...run.record import Run
 from ...run.session import Collection, Predictions, Session
 from ...run.weights import WordWeights
 from .follow import Following
-from .levels import grid_of, is_flow, predictions_of
+from .levels import grid_of, is_flow, is_one, predictions_of
 from .models import ModelCall, architecture_of
 from .parts import Parts
 from .preview import Preview
@@ -196,6 +195,8 @@ class SamplingRun:
             self.watch((args["input_cond"], args["input_uncond"]), args["input"], args["sigma"], {})
         self._slot_reached = True
         predictions = predictions_of(args, self._flow, self._acts, self._parts.within)
+        if is_one(predictions.guidance_scale):  # SAG and others have the unconditional prediction computed anyway
+            self.record.note(Note.CFG_ONE)
         sides = self._sides(args) if self._inactive is None else None
         if sides is not None and self._prompts is not None:
             cond, uncond = (self._prompts.placements(index) for index in sides)
