@@ -1,4 +1,7 @@
-"""The tables of messages in README, help pages and docs, made from `Note`: `python -m tests.packaging.messages`."""
+"""The messages in README, help pages and docs, made from `Note`: `python -m tests.packaging.messages`.
+
+A table, or where a comment stands for its first heading, a list: help pages have no room for tables.
+"""
 
 import re
 from pathlib import Path
@@ -54,13 +57,22 @@ def table(heading: str) -> str:
     return "".join([head, "|---|---|---|\n", *body])
 
 
+def listing(heading: str) -> str:
+    """The same as a Markdown list, below a comment."""
+    items = [f"- `{shown(note)}`: {note.cause} → {note.remedy}\n" for note in TABLES[heading]]
+    return "".join([f"<!-- {heading} -->\n", *items])
+
+
 def with_tables(page: str, headings: tuple[str, ...]) -> str:
-    """The page with its tables of messages written anew. Raises `ValueError` where one is not found."""
+    """The page with its messages written anew. Raises `ValueError` where a table or list is not found."""
     for heading in headings:
-        pattern = re.compile(rf"^\| {re.escape(heading)} \|.*\n(?:\|.*\n)*", re.M)
-        page, count = pattern.subn(lambda _, heading=heading: table(heading), page)
-        if count != 1:
-            raise ValueError(f"expected one table headed {heading!r}, got {count}")
+        found = 0
+        for opening, row, write in ((f"| {heading} |", r"\|", table), (f"<!-- {heading} -->", "- ", listing)):
+            pattern = re.compile(rf"^{re.escape(opening)}.*\n(?:{row}.*\n)*", re.M)
+            page, count = pattern.subn(lambda _, text=write(heading): text, page)
+            found += count
+        if found != 1:
+            raise ValueError(f"expected one table or list of {heading!r}, got {found}")
     return page
 
 

@@ -40,11 +40,10 @@ def settings() -> dict[str, dict[str, Any]]:
     }
 
 
-def rows(page: str, heading: str) -> list[list[str]]:
-    """Cells of the table in a section of a help page; [] where it has none."""
+def entries(page: str, heading: str) -> list[tuple[str, str, str]]:
+    """Name, type and text of the entries "- `name` (TYPE): text" in a section of a help page; [] if it has none."""
     section = page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
-    lines = [line for line in section.splitlines() if line.startswith("|")][2:]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+    return re.findall(r"^- `(\w+)` \((\w+)\): (.+)$", section, re.M)
 
 
 def errors() -> list[str]:
