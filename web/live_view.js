@@ -157,6 +157,7 @@ export class LiveView {
     this.legend.clear();
     this.empty.textContent = text;
     this.status.textContent = inactive ? "" : (this.result?.status ?? "");
+    this.status.title = "";
     this.#announce(text);
   }
 
@@ -205,6 +206,7 @@ export class LiveView {
     } else {
       this.status.textContent = this.solo ? "Click the word again to show all." : this.result.status;
     }
+    this.status.title = this.result.status;
     this.#announce(description(frame, hovered?.word), frame);
   }
 

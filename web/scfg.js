@@ -8,7 +8,7 @@ import { Runs } from "./live_runs.js";
 const NODES = ["SCFGAttention", "SCFGGuidance"];
 const WIDGET = "scfg_live";
 const MESSAGE = "scfg_message";
-const MESSAGE_HEIGHT = 48;
+const MESSAGE_HEIGHT = 58;
 const ON = "SCFG.Live.On";
 const INTERVAL = "SCFG.Live.Interval";
 const DEFAULT_INTERVAL = 150;
@@ -18,6 +18,7 @@ const runs = new Runs();
 
 let subscribed = null;
 let currentPrompt = null;
+let asking = Promise.resolve();
 
 const setting = (name, fallback) => app.extensionManager?.setting?.get(name) ?? fallback;
 
@@ -72,9 +73,13 @@ function* viewedNodes(graph = app.rootGraph ?? app.graph) {
   }
 }
 
-/** Ask which runs made the images of the current prompt, if it did not make all of them anew. */
-async function recall(prompt, isOver) {
+/** Ask which runs made the images of the current prompt, if it did not make all of them anew; one question at a time. */
+function recall(prompt, isOver) {
   currentPrompt = prompt;
+  asking = asking.then(() => ask(prompt, isOver)).catch(() => {});
+}
+
+async function ask(prompt, isOver) {
   if ([...viewedNodes()].every((node) => resultOf(node)?.prompt === prompt)) return;
   const response = await post("/scfg/runs", JSON.stringify({ prompt, known: runs.complete() }));
   if (!response.ok || currentPrompt !== prompt || !setting(ON, true)) return;
@@ -100,9 +105,15 @@ function mount(node) {
   claimAll();
 }
 
+/** Whether the text under the pointer is longer than its place. */
+function scrolls(target) {
+  const text = target.closest(".scfg-message, .scfg-status, .scfg-open");
+  return text !== null && text.scrollHeight > text.clientHeight;
+}
+
 function addElement(node, name, element, height) {
   element.addEventListener("wheel", (event) => {
-    if (!window.LiteGraph?.vueNodesMode) app.canvas.processMouseWheel(event);
+    if (!window.LiteGraph?.vueNodesMode && !scrolls(event.target)) app.canvas.processMouseWheel(event);
   });
   const options = { serialize: false, hideOnZoom: false, getMinHeight: () => height, margin: 6 };
   const widget = node.addDOMWidget(name, name.toUpperCase(), element, options);

@@ -11,7 +11,7 @@ from ..comfyui.server import FOLDER, PACK, Server
 
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-sync"]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
-WAIT_MS = int(__import__("os").environ.get("W", 180_000))
+WAIT_MS = 180_000
 ARTEFACTS = PACK / "out" / "web"
 STEPS = 20
 """Steps of the demo workflows."""
@@ -134,6 +134,15 @@ class ComfyPage:
             kind,
         )
         self.wait("kind => viewOf(kind).canvas.getBoundingClientRect().width > 50", kind)
+
+    def set(self, kind: str, name: str, value: Any) -> None:
+        """Set a widget of all nodes of a kind."""
+        self.ask(
+            """([kind, name, value]) => nodesOf(kind).forEach(node => {
+                node.widgets.find(widget => widget.name === name).value = value
+            })""",
+            [kind, name, value],
+        )
 
     def run(self) -> None:
         """Press Run, as a user does."""
