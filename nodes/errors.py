@@ -12,15 +12,12 @@ from typing import Any
 from comfy_execution.utils import get_executing_context
 
 from ..scfg_core.errors import ScfgError
-from .subscribers import current_server
+from .messages import tell
+from .pages import current_server
 
 _QUEUING: ContextVar[str | None] = ContextVar("client that queues the prompt being validated", default=None)
 _SHOWING: set[tuple[str, str]] = set()
 """Clients and nodes that show an error."""
-
-NOTHING = " "
-"""The page ignores an empty text."""
-
 
 def remember_client(queued: dict[str, Any]) -> dict[str, Any]:
     """Called by the host with what a page queues, just before it lets the nodes validate it, in the same task."""
@@ -66,9 +63,9 @@ def told(execute: Callable[..., Any]) -> Callable[..., Any]:
 
 def _show(message: str | None) -> None:
     """Show a message on the node that is asked or run, in the page that queued it; None takes the last one back."""
-    context, server = get_executing_context(), current_server()
-    client = _QUEUING.get() or getattr(server, "client_id", None)
-    if context is None or server is None or client is None:
+    context = get_executing_context()
+    client = _QUEUING.get() or getattr(current_server(), "client_id", None)
+    if context is None or client is None:
         return
     place = (client, context.node_id)
     if message is not None:
@@ -77,4 +74,4 @@ def _show(message: str | None) -> None:
         _SHOWING.remove(place)
     else:
         return
-    server.send_progress_text(message or NOTHING, context.node_id, client)
+    tell(context.node_id, message or "", client)

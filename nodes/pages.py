@@ -29,13 +29,16 @@ def subscribe(client: str, interval: float | None) -> None:
         _INTERVALS.popitem(last=False)
 
 
-def current_page() -> str | None:
-    """The client whose prompt is running, if it is a connected page with the pack's extension."""
+def is_page(client: str) -> bool:
+    """Whether a client is a connected page with the pack's extension."""
     server = current_server()
-    client = None if server is None else server.client_id
-    if server is None or client not in _INTERVALS or client not in server.sockets:
-        return None
-    return client
+    return server is not None and client in _INTERVALS and client in server.sockets
+
+
+def current_page() -> str | None:
+    """The client whose prompt is running, if it is a page."""
+    client = getattr(current_server(), "client_id", None)
+    return client if client is not None and is_page(client) else None
 
 
 def current_subscriber() -> Subscriber | None:

@@ -121,11 +121,12 @@ function addElement(node, name, element, height) {
   return widget;
 }
 
-/** Show a line of text on a node, until it runs again. */
+/** Show a line of text on a node, until it runs again; an empty one takes the last one back. */
 function showMessage({ text, ...place }) {
   const node = openNode(place);
   if (!node) return;
   removeMessage(node);
+  if (!text) return;
   const element = document.createElement("div");
   element.className = "scfg-message";
   element.textContent = text;
