@@ -39,7 +39,8 @@ class Weighting:
         if self._prompts != prompts:
             self._prompts = list(prompts)
             self._regions_of = {entry: self._indices(entry) for entry in self._weights.entries}
-        self._regions = regions_of(segmentation, prompts, self._weights.scope)
+        if any(entry.factor != 1 for entry in self._weights.entries):
+            self._regions = regions_of(segmentation, prompts, self._weights.scope)
 
     def factors(self, acts: Callable[[float, float], bool], dtype: torch.dtype) -> Tensor | None:
         """The factor (B, h, w) of every patch now; None = 1 everywhere. `acts`: whether now is within start…end."""
