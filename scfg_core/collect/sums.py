@@ -23,6 +23,10 @@ class PromptSums:
         self._lock = threading.Lock()
         self._fusions: dict[tuple[Hashable, int, Columns], LayerFusion] = {}
 
+    def declare(self, prompts: Mapping[Key, Prompt]) -> None:
+        """More prompts, whose rows follow."""
+        self._prompts = {**self._prompts, **prompts}
+
     def prompt(self, key: Hashable) -> Prompt:
         """The prompt `key`. Raises `ShapeError` where it was not declared."""
         if key not in self._prompts:

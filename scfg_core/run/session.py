@@ -82,10 +82,16 @@ class Session:
     def begin(self, prompts: Mapping[Key, Prompt]) -> bool:
         """Start an evaluation of these prompts; False where its attention need not be observed."""
         self._index += 1
-        self._unobserved = frozenset(key for key, prompt in prompts.items() if _separates_nothing(prompt))
-        self._collector.begin(prompts)
+        self._unobserved = frozenset()
+        self._collector.begin({})
+        self.declare(prompts)
         self.observing = not self._given_up and self._index % self.collection.every == 0
         return self.observing
+
+    def declare(self, prompts: Mapping[Key, Prompt]) -> None:
+        """More prompts of this evaluation: a host that runs one forward after another learns of them in turn."""
+        self._unobserved |= {key for key, prompt in prompts.items() if _separates_nothing(prompt)}
+        self._collector.declare(prompts)
 
     @guarded
     def observe(self, call: LayerCall) -> None:
