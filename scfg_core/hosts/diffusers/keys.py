@@ -36,7 +36,8 @@ class Keys:
     count    how many keys the whole call has.
     layout   of the keys, in the joint order where there is one.
     roles    of the text columns.
-    queries  which of the queries are the image's: those of every row, or (b, n) where they differ.
+    queries  which of the queries are the image's: those of every row, or (b, n) where rows differ.
+    first    the first of them, where it is the same in every row.
     order    (b, m) of the call's keys, and which of them the row has; None = as they are.
     """
 
@@ -45,6 +46,7 @@ class Keys:
     layout: Layout
     roles: tuple[Role, ...]
     queries: range | Tensor
+    first: int | None
     order: Tensor | None = None
     present: Tensor | None = None
 
@@ -54,7 +56,7 @@ class Keys:
         first = rows[0]
         if all(row == first for row in rows):
             layout = Layout(count, first.layout.text, first.layout.image)
-            return cls(grid, count, layout, first.roles, first.layout.image)
+            return cls(grid, count, layout, first.roles, first.layout.image, first.layout.image.start)
         return cls._joined(rows, grid, count, device)
 
     @classmethod
@@ -75,6 +77,7 @@ class Keys:
         ).to(device)
         columns = sum(widths.values())
         stop = columns + grid.area
+        starts = {row.layout.image.start for row in rows}
         roles: tuple[Role, ...] = tuple(role for role in FRAME for _ in range(widths[role]))
         return cls(
             grid,
@@ -82,6 +85,7 @@ class Keys:
             Layout(stop + rest, range(columns), range(columns, stop)),
             roles,
             order[:, columns:stop],
+            starts.pop() if len(starts) == 1 else None,
             order.clamp(min=0),
             order >= 0,
         )

@@ -8,6 +8,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from ....errors import ScfgError
 from ....families import CHROMA, FLUX_1, QWEN_IMAGE
 from ....grid import Grid
 from ....prompt import Branch
@@ -127,7 +128,13 @@ class QwenImage(PackedTransformer):
     own_scale: ClassVar[bool] = False
 
     @classmethod
-    def of(cls, module: nn.Module) -> "QwenImage":
+    def of(cls, module: Any) -> "QwenImage":
+        """Raises `ScfgError` for the layered model, whose prediction has several images."""
+        if getattr(module.config, "use_layer3d_rope", False):
+            raise ScfgError(
+                "expected Qwen-Image or Qwen-Image-Edit, got the model of image layers: "
+                "S-CFG has one map for one image; sample it without"
+            )
         return cls(module, QWEN_IMAGE, block_paths(module, "transformer_blocks"))
 
     def patches(self, given: Mapping[str, Any]) -> Grid:

@@ -46,8 +46,7 @@ class Block:
 
         def mask_query() -> int | None:
             keys = sink.parts()[0].keys
-            known = self.alike and keys is not None and isinstance(keys.queries, range)
-            return keys.queries.start if known else None  # type: ignore[union-attr]
+            return keys.first if self.alike and keys is not None else None
 
         yield from watch_attention(
             self.attention,
