@@ -74,7 +74,8 @@ def scfg(
     timesteps are set anew or the noise level rises, it starts afresh. Raises `ScfgError` where something needed is
     missing, where the network is not a known one, where projections are fused, or where S-CFG is attached already.
     """
-    network = getattr(target, "unet", None) or getattr(target, "transformer", None) or target
+    parts = (getattr(target, name, None) for name in ("unet", "transformer"))
+    network = next((part for part in parts if part is not None), target)
     pipeline = None if network is target else target
     model = model_of(network)
     if guidance_scale is None and not (model.own_scale and hasattr(type(pipeline), "guidance_scale")):

@@ -2,6 +2,7 @@
 
 import math
 from collections.abc import Callable, Mapping, Sequence
+from contextlib import AbstractContextManager
 from dataclasses import dataclass, field
 from typing import Any
 from weakref import WeakSet
@@ -23,6 +24,7 @@ from ...run.session import Collection, Placement, Predictions, Session
 from .layout import is_pair
 from .models import Layer, Model, ModelCall, Part, Raw, Wording
 from .schedule import Levels, Scheduler
+from .watching import set_aside_for
 
 COND: Branch = "cond"
 UNCOND: Branch = "uncond"
@@ -62,6 +64,7 @@ class Attachment:
     word_weights: Mapping[str, float] | Mapping[int, float] | None = None
     resegment: Callable[[Segmentation], Segmentation] | None = None
     _hooks: list[RemovableHandle] = field(default_factory=list)
+    _compiler: AbstractContextManager[object] | None = None
     _call: _Call | None = None
     _first: _Call | None = None
     _change: Tensor | None = None
@@ -92,6 +95,7 @@ class Attachment:
         if module in _attached:
             raise ScfgError("expected a model without S-CFG, got one that has it: detach it first")
         _attached.add(module)
+        self._compiler = set_aside_for(module)
         try:
             self._hooks.append(module.register_forward_pre_hook(self._before, with_kwargs=True))
             self._hooks.append(module.register_forward_hook(self._after))
@@ -109,6 +113,9 @@ class Attachment:
         for hook in self._hooks:
             hook.remove()
         self._hooks.clear()
+        if self._compiler is not None:
+            self._compiler.__exit__(None, None, None)
+            self._compiler = None
         _attached.discard(self.model.module)
         self._drop_first()
         self._call = self._levels = self._change = None
@@ -209,6 +216,8 @@ class Attachment:
                 self.run.restart()
                 self._session = self._new_session()
             self.run.schedule = levels.sigmas()
+            if self._compiler is not None:
+                self.run.note(Note.UNCOMPILED)
         return self._pair
 
     # after it

@@ -2,6 +2,7 @@
 where norms and rotary embeddings follow these, what PyTorch's own attention is called with."""
 
 from collections.abc import Callable, Mapping
+from contextlib import AbstractContextManager
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,6 +76,21 @@ def _split_heads(attention: nn.Module, projected: Tensor, norm: str | None) -> T
     heads = rearrange(projected, "b n (heads d) -> b heads n d", heads=attention.heads)
     normalise = None if norm is None else getattr(attention, norm, None)
     return heads if normalise is None else normalise(heads)
+
+
+def set_aside_for(network: nn.Module) -> AbstractContextManager[object] | None:
+    """The compiler set aside, where it compiled `network` or a part of it, until this context is left.
+
+    Compiled code is not compiled anew for hooks: it would not notice that it is observed. None = it is not
+    compiled, or PyTorch (before 2.6) has no way to do so.
+    """
+    set_stance = getattr(torch.compiler, "set_stance", None)
+    compiled = any(hasattr(part, "_orig_mod") or part._compiled_call_impl is not None for part in network.modules())
+    if not compiled or set_stance is None:
+        return None
+    stance = set_stance("force_eager")
+    stance.__enter__()
+    return stance
 
 
 @dataclass(frozen=True)

@@ -99,8 +99,9 @@ def test_attention_that_is_not_pytorchs_is_noted(name):
     assert not torch.equal(guided, plain) and len(run.evaluations) == 3, "one layer is left"
     module = pipe.transformer.get_submodule(f"{KINDS[name].names()[2]}.{KINDS[name].attention}")
     module.processor = Elsewhere(module.processor)
+    plain = sample(pipe, name)
     with scfg(pipe, **KINDS[name].given) as run:
-        assert torch.equal(sample(pipe, name), sample(pipe, name))
+        assert torch.equal(sample(pipe, name), plain)
     assert run.notes == [Note.NO_MAPS.text] and not run.evaluations
 
 
@@ -146,8 +147,10 @@ def test_a_network_that_is_not_known_is_refused_with_those_that_are():
 
 
 def test_perturbed_attention_guidance_is_left_alone():
-    source = make("SD 3")
-    pipe = StableDiffusion3PAGPipeline(**source.components, pag_applied_layers=["transformer_blocks.5"])
+    parts = dict(make("SD 3").components)
+    for absent in ("image_encoder", "feature_extractor"):
+        parts.pop(absent)
+    pipe = StableDiffusion3PAGPipeline(**parts, pag_applied_layers=["transformer_blocks.5"])
     pipe.set_progress_bar_config(disable=True)
     call = KINDS["SD 3"].arguments() | {"pag_scale": 2.0}
     plain = pipe(**call).images
@@ -155,6 +158,29 @@ def test_perturbed_attention_guidance_is_left_alone():
     with scfg(pipe) as run:
         assert torch.equal(pipe(**call).images, plain)
     assert run.notes == [Note.NO_GUIDANCE.text]
+
+
+@pytest.mark.parametrize("how", ["module", "blocks"])
+def test_a_compiled_network_runs_as_it_is_written_until_it_is_detached(how):
+    pipe, kind = make("Qwen-Image"), KINDS["Qwen-Image"]
+    with scfg(pipe, **kind.given):
+        expected = sample(pipe, "Qwen-Image")
+    torch._dynamo.reset()
+    compiled = []
+
+    def backend(graph, inputs):
+        compiled.append(graph)
+        return graph.forward
+
+    if how == "module":
+        pipe.transformer = torch.compile(pipe.transformer, backend=backend)
+    else:
+        pipe.transformer.compile_repeated_blocks(backend=backend)
+    with scfg(pipe, **kind.given) as run:
+        torch.testing.assert_close(sample(pipe, "Qwen-Image"), expected, rtol=1e-4, atol=1e-4)
+    assert run.notes == [Note.UNCOMPILED.text] and not compiled and len(run.evaluations) == 3
+    sample(pipe, "Qwen-Image", num_inference_steps=1)
+    assert compiled, "the compiler is back"
 
 
 def waits(pipe, name, steps):
@@ -178,11 +204,13 @@ def test_only_what_separates_the_foreground_is_observed(monkeypatch):
     """Without START the unconditional forward runs without a function mode."""
     from scfg_core.hosts.diffusers import watching
 
-    entered = Counter()
-    enter = watching._Seeing.enter
-    monkeypatch.setattr(
-        watching._Seeing, "enter", lambda self, see: (entered.update(["mode"]), enter(self, see))[1]
-    )
+    entered, enter = Counter(), watching._Seeing.enter
+
+    def counted(mode, see):
+        entered["mode"] += 1
+        enter(mode, see)
+
+    monkeypatch.setattr(watching._Seeing, "enter", counted)
     for name, forwards in (("Chroma", 1), ("Lumina 2", 2), ("SD 3", 1)):
         entered.clear()
         pipe = make(name)
