@@ -1,14 +1,13 @@
 """Keys that only some rows of a joint call have, and prompts that a host declares in turn."""
 
 import numpy as np
+import oracle
 import pytest
 import torch
 
 from scfg_core import Grid, Prompt, Settings, ShapeError
 from scfg_core.collect.calls import LayerCall, Layout, Rows
 from scfg_core.collect.collector import Collector
-
-from . import oracle
 
 GRID, TOKENS = Grid(3, 4), 5
 LAYOUT = Layout(TOKENS + GRID.area + 3, range(TOKENS), range(TOKENS, TOKENS + GRID.area))
@@ -22,7 +21,7 @@ def heads(images: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 @pytest.mark.parametrize("dead", [(), (1,)])
 def test_a_row_is_as_if_it_never_had_the_keys_that_are_not_kept(dead):
-    """Row 0 lacks a text column and a key of neither side, row 1 only the latter; a dead column is dropped in both."""
+    """Row 0 lacks a text column and a key of neither side, row 1 only such a one; a dead column no row has."""
     q, k = heads(2)
     kept = torch.ones(2, LAYOUT.keys, dtype=torch.bool)
     kept[0, [3, LAYOUT.keys - 1]] = False
