@@ -19,6 +19,7 @@ _QUEUING: ContextVar[str | None] = ContextVar("client that queues the prompt bei
 _SHOWING: set[tuple[str, str]] = set()
 """Clients and nodes that show an error."""
 
+
 def remember_client(queued: dict[str, Any]) -> dict[str, Any]:
     """Called by the host with what a page queues, just before it lets the nodes validate it, in the same task."""
     _QUEUING.set(queued.get("client_id"))

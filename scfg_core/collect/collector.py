@@ -75,6 +75,11 @@ class Collector:
             self.skipped: set[tuple[str, Hashable]] = set()
             """(layer, prompt) whose calls in this evaluation did not fit: another node tiles or merges tokens."""
 
+    def declare(self, prompts: Mapping[Key, Prompt]) -> None:
+        """More prompts of this evaluation, whose rows follow."""
+        with self._lock:
+            self._sums.declare(prompts)
+
     @torch.no_grad()
     def observe(self, call: LayerCall) -> None:
         """Take one call of an attention layer: self-attention, then the block's cross-attention, or both in one.

@@ -65,10 +65,11 @@ def fold_repeats(maps: Tensor, tokens: int) -> Tensor:
 def kept_keys(prompts: Sequence[Prompt], rows: Sequence[slice], call: LayerCall) -> Tensor | None:
     """(b, m) bool: keys of a call that take part in its softmax; None where all do."""
     if not any(prompt.dead for prompt in prompts):
-        return None
+        return call.kept
     kept = torch.ones((len(call.k), call.layout.keys), dtype=torch.bool)
     for place, prompt in zip(rows, prompts, strict=True):
         for start in call.layout.text[:: prompt.num_tokens]:
             for index in prompt.dead:
                 kept[place, start + index] = False
-    return kept.to(call.k.device)
+    kept = kept.to(call.k.device)
+    return kept if call.kept is None else kept & call.kept

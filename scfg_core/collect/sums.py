@@ -24,6 +24,10 @@ class PromptSums:
         self._lock = threading.Lock()
         self._fusions: dict[tuple[Hashable, int, Columns], LayerFusion] = {}
 
+    def declare(self, prompts: Mapping[Key, Prompt]) -> None:
+        """More prompts, whose rows follow."""
+        self._needed = self._needed | {key: Needed(prompt, self._settings) for key, prompt in prompts.items()}
+
     def needed(self, key: Hashable) -> Needed:
         """The columns that the prompt `key` needs. Raises `ShapeError` where it was not declared."""
         found = self._needed.get(key)

@@ -153,17 +153,22 @@ class Note(Enum):
         "Set guidance_scale above 1.",
     )
     OTHER_LENGTH = (
-        "the prompt was described with {expected} tokens, but the U-Net was given {given}; its words are not used",
+        "the prompt was described with {expected} tokens, but the model was given {given}; its words are not used",
         "`prompt=` does not match the text that the pipeline encodes.",
         "Describe the tokens as the pipeline's tokenizer pads them.",
     )
     NOT_A_PAIR = (
         "the two halves of the batch are different images; S-CFG skipped these calls",
         "The batch is not [unconditional; conditional]: several images without CFG, or InstructPix2Pix.",
-        "Call the U-Net on [unconditional; conditional] rows of the same images.",
+        "Call the model on [unconditional; conditional] rows of the same images.",
     )
     NO_TEXT = (
-        "the U-Net was called without encoder_hidden_states; S-CFG skipped these calls",
+        "the model was called without encoder_hidden_states; S-CFG skipped these calls",
         "There is no text to attend to.",
         "Pass encoder_hidden_states.",
+    )
+    NO_NEGATIVE = (
+        "no unconditional prediction followed the conditional one; S-CFG skipped these calls",
+        "The pipeline does no CFG at these steps: no negative prompt, or CFG that ends early (cfg_trunc_ratio).",
+        "Pass negative_prompt, and a true_cfg_scale or guidance_scale above 1.",
     )

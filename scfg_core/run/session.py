@@ -91,14 +91,16 @@ class Session:
         only: the prompts whose attention is of use; None = all of them.
         """
         self._index += 1
-        self._unobserved = frozenset(
-            key
-            for key, prompt in prompts.items()
-            if _separates_nothing(prompt) or (only is not None and key not in only)
-        )
-        self._collector.begin(prompts)
+        self._unobserved = frozenset() if only is None else frozenset(key for key in prompts if key not in only)
+        self._collector.begin({})
+        self.declare(prompts)
         self.observing = not self._given_up and self._index % self.collection.every == 0
         return self.observing
+
+    def declare(self, prompts: Mapping[Key, Prompt]) -> None:
+        """More prompts of this evaluation: a host that runs one forward after another learns of them in turn."""
+        self._unobserved |= {key for key, prompt in prompts.items() if _separates_nothing(prompt)}
+        self._collector.declare(prompts)
 
     @guarded
     def observe(self, call: LayerCall) -> None:

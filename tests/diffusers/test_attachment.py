@@ -169,7 +169,7 @@ def test_running_out_of_memory_is_plain_cfg_and_said_once(unet, scheduler, monke
     assert run.notes == [Note.OUT_OF_MEMORY.text]
 
 
-@pytest.mark.parametrize("where", ["watching._split_heads", "attachment.rescale", "attachment.count_predicted"])
+@pytest.mark.parametrize("where", ["watching._split_heads", "attachment.rescale", "models.unet.count_predicted"])
 def test_an_error_of_our_own_is_plain_cfg_and_said_once(unet, scheduler, monkeypatch, where):
     plain = sample(unet, scheduler, context(1), noise(1))
     with scfg(unet, guidance_scale=5, scheduler=scheduler) as run:

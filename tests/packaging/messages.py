@@ -37,7 +37,7 @@ LIMITED = (
     Note.OUT_OF_MEMORY,
     Note.INTERNAL_ERROR,
 )
-SKIPPED = (Note.NO_GUIDANCE, Note.NOT_A_PAIR, Note.NO_TEXT, Note.OTHER_LENGTH)
+SKIPPED = (Note.NO_GUIDANCE, Note.NO_NEGATIVE, Note.NOT_A_PAIR, Note.NO_TEXT, Note.OTHER_LENGTH)
 
 TABLES = {"S-CFG inactive: …": INACTIVE, "S-CFG active: … (…)": LIMITED, "note in `run.notes`": SKIPPED}
 """The first heading of each table, and its messages."""
