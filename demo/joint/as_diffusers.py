@@ -12,8 +12,8 @@ from .model import CELLS, TransformerModel
 def as_diffusers(model: TransformerModel) -> SD3Transformer2DModel:
     """A diffusers model that gives what `model.transformer` gives, in eval mode.
 
-    Call it with `timestep` = 1000 σ and `pooled_projections` = zeros (B, 64). The names are turned over by diffusers'
-    own converter for Stable Diffusion 3. Raises `ValueError` for another architecture.
+    Call it with `timestep` = 1000 σ and `pooled_projections` = zeros (B, 64). diffusers' own converter for Stable
+    Diffusion 3 renames the weights. Raises `ValueError` for another architecture.
     """
     if model.config["architecture"] != "mmdit":
         raise ValueError(

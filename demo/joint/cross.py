@@ -1,8 +1,8 @@
-"""A transformer with separate attention to the text, in the layout of Anima and Cosmos-Predict2 (arXiv 2501.03575).
+"""A transformer with separate attention to the text, in the layout of Anima and Cosmos-Predict2.
 
-Its state dict has the names of ComfyUI's `comfy.ldm.cosmos.predict2.MiniTrainDIT`, which Anima's class extends by an
-adapter of its text. Nothing that makes keys and values has a bias, so a text column of zeros has a key and a value of
-exactly zero: padding, which takes its share of the attention and says nothing.
+Its state dict has the names of ComfyUI's `comfy.ldm.cosmos.predict2.MiniTrainDIT`, which Anima's class extends by
+an adapter of its text. Nothing that makes keys and values has a bias, so a text column of zeros has a key and a
+value of exactly zero: padding, which takes its share of the attention and says nothing.
 """
 
 from __future__ import annotations
@@ -134,9 +134,7 @@ class FinalLayer(nn.Module):
 
 
 def modulation(width: int, parts: int) -> nn.Sequential:
-    return nn.Sequential(
-        nn.SiLU(), nn.Linear(width, LORA, bias=False), nn.Linear(LORA, parts * width, bias=False)
-    )
+    return nn.Sequential(nn.SiLU(), nn.Linear(width, LORA, bias=False), nn.Linear(LORA, parts * width, bias=False))
 
 
 def modulated(x: Tensor, shift: Tensor, scale: Tensor) -> Tensor:

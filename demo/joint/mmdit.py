@@ -1,8 +1,8 @@
-"""A joint-attention transformer in the layout of Stable Diffusion 3 (arXiv 2403.03206), small enough to read and train.
+"""A joint-attention transformer in the layout of Stable Diffusion 3 (arXiv 2403.03206), small enough to train.
 
-Its state dict has the names of ComfyUI's `comfy.ldm.modules.diffusionmodules.mmdit`, whose detection reads the sizes
-back: width = 64 · depth, `depth` heads of 64 channels, `depth` blocks. diffusers' own converter turns it into an
-`SD3Transformer2DModel`.
+Its state dict has the names of ComfyUI's `comfy.ldm.modules.diffusionmodules.mmdit`, whose detection reads the
+sizes back: width = 64 · depth, `depth` heads of 64 channels, `depth` blocks. diffusers' own converter turns it into
+an `SD3Transformer2DModel`.
 """
 
 from __future__ import annotations

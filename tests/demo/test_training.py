@@ -7,10 +7,10 @@ from pathlib import Path
 import pytest
 import torch
 
+from demo.joint.model import load_transformer, to_latents
 from demo.model import build_model
 from demo.training.__main__ import main, parse_arguments
 from demo.training.attention import fuse, propagate, unfair_shares
-from demo.joint.model import load_transformer, to_latents
 from demo.training.first import First
 from demo.training.flow import Flow
 from demo.training.muon import orthogonal
