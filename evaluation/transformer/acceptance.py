@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import argparse
 import json
+from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
 
@@ -36,17 +37,28 @@ COMPARED = (("default", "cfg"), ("default", "matched")) + tuple(
 
 
 def measure_guidance(
-    model: TransformerModel, scale: float, prompts: int, steps: int, arms: tuple[str, ...] = tuple(ARMS)
+    model: TransformerModel,
+    scale: float,
+    prompts: int,
+    steps: int,
+    arms: Sequence[str] = tuple(ARMS),
+    blocks: Sequence[int] | None = None,
 ) -> tuple[dict[str, Figure], dict[str, Comparison]]:
-    """What the judge says of every arm at γ = `scale`, and paired differences."""
+    """What the judge says of every arm at γ = `scale`, and paired differences.
+
+    blocks  that guidance by attention reads, see `sample`. What no caption of so few names has no figure.
+    """
     scenes, judge = held_out_scenes(prompts, IMAGE_SEED), load_judge()
     seeds = [NOISE_SEED + index for index in range(prompts)]
     figures: dict[str, Figure] = {}
     whole, beyond = {}, {}
-    for name, drawn in draw_arms(model, captions(scenes)[0], seeds, scale, arms, steps=steps).items():
+    ids = captions(scenes)[0]
+    for name, drawn in draw_arms(model, ids, seeds, scale, arms, steps=steps, blocks=blocks).items():
         records = verdicts(answers(judge, to_tensor(to_pixels(drawn.images))), scenes)
         for kind in KINDS:
-            figures[f"{kind}, {name}, γ {scale:g}"] = share([record[kind] for record in records if record[kind]])
+            named = [record[kind] for record in records if record[kind]]
+            if named:
+                figures[f"{kind}, {name}, γ {scale:g}"] = share(named)
         beyond[name] = [[value] for value in (drawn.images.abs() > OUT_OF_RANGE).float().mean((1, 2, 3)).tolist()]
         figures[f"out of range, {name}, γ {scale:g}"] = mean_of_groups(beyond[name])
         figures[f"mean γ·r, {name}, γ {scale:g}"] = mean_of_groups([[value] for value in drawn.scales.tolist()])
@@ -92,6 +104,9 @@ def main(arguments: list[str] | None = None) -> None:
     options = _parser().parse_args(arguments)
     torch.set_num_threads(1)
     torch.set_flush_denormal(True)
+    for name in options.arms:
+        if ARMS[name].matches not in (None, *options.arms):
+            raise SystemExit(f"--arms: {name} needs {ARMS[name].matches}; add it")
     weights = options.weights or Path(f"out/training/{options.arch}.safetensors")
     model = load_transformer(weights)
     if model.config["architecture"] != options.arch:
@@ -106,7 +121,9 @@ def main(arguments: list[str] | None = None) -> None:
     print(drawing, draw_maps(model, DRAWN_SCENES, MAP_SEED, DRAWN_SIGMA, "R = 4", drawing), flush=True)
     compared: dict[str, Comparison] = {}
     for scale in options.scales if options.prompts else []:
-        found, differences = measure_guidance(model, scale, options.prompts, options.steps)
+        found, differences = measure_guidance(
+            model, scale, options.prompts, options.steps, options.arms, options.blocks
+        )
         for name, figure in (found | differences).items():
             print(f"{name:44} {figure}", flush=True)
         figures, compared = figures | found, compared | differences
@@ -115,6 +132,7 @@ def main(arguments: list[str] | None = None) -> None:
         "depth": depth,
         "scenes": options.scenes,
         "prompts": options.prompts,
+        "blocks": options.blocks or "auto",
         "sampler": f"Euler, {options.steps} steps",
         "figures": {name: asdict(figure) for name, figure in figures.items()},
         "differences": {name: asdict(comparison) for name, comparison in compared.items()},
@@ -133,6 +151,12 @@ def _parser() -> argparse.ArgumentParser:
     parser.add_argument("--scenes", type=int, default=128, help="whose maps are seen at every noise level")
     parser.add_argument("--prompts", type=int, default=96, help="drawn by every arm; 0: none")
     parser.add_argument("--scales", type=float, nargs="+", default=[3.0, 5.0], help="guidance scales γ")
+    parser.add_argument(
+        "--arms", nargs="+", choices=list(ARMS), default=list(ARMS), metavar="ARM", help=", ".join(ARMS)
+    )
+    parser.add_argument(
+        "--blocks", type=int, nargs="+", help="that guidance by attention reads; default: those of auto"
+    )
     parser.add_argument("--steps", type=int, default=20, help="of Euler")
     parser.add_argument("--out", type=Path, default=Path("out/acceptance_transformer.json"))
     return parser

@@ -173,13 +173,22 @@ def test_even_arms_have_the_scale_of_cfg_and_matched_that_of_default(model, ids)
     assert not torch.allclose(drawn["matched"].images, drawn["cfg"].images, atol=1e-4)
 
 
+def test_guidance_by_other_blocks_is_another(model, ids):
+    one, other = (
+        draw_arms(model, ids, [1, 2, 3], 3.0, ["attention"], steps=1, blocks=[block])["attention"].images
+        for block in (0, 1)
+    )
+    assert not torch.allclose(one, other, atol=1e-4)
+
+
 def test_the_command_measures_a_transformer(tmp_path, capsys):
     save_transformer(model_of("mmdit"), tmp_path / "model.safetensors")
     out = tmp_path / "found.json"
     options = ["--weights", str(tmp_path / "model.safetensors"), "--out", str(out)]
-    main(["--arch", "mmdit", *options, "--scenes", "4", "--prompts", "8", "--scales", "3", "--steps", "2"])
+    options += ["--scenes", "4", "--prompts", "3", "--scales", "3", "--steps", "2", "--blocks", "0", "1"]
+    main(["--arch", "mmdit", *options])
     record = json.loads(out.read_text())
-    assert record["architecture"] == "mmdit" and record["depth"] == 2
+    assert record["architecture"] == "mmdit" and record["depth"] == 2 and record["blocks"] == [0, 1]
     assert "token mIoU, C only, block 1, σ 0.8" in record["figures"]
     assert "all right, attention minus cfg, γ 3" in record["differences"]
     assert out.with_suffix(".png").exists() and "| block 1 |" in capsys.readouterr().out
@@ -189,6 +198,11 @@ def test_another_architecture_is_refused(tmp_path):
     save_transformer(model_of("cross"), tmp_path / "model.safetensors")
     with pytest.raises(SystemExit, match="has the architecture cross"):
         main(["--arch", "mmdit", "--weights", str(tmp_path / "model.safetensors")])
+
+
+def test_an_arm_without_the_one_that_it_matches_is_refused():
+    with pytest.raises(SystemExit, match="matched needs default; add it"):
+        main(["--arch", "mmdit", "--arms", "cfg", "matched"])
 
 
 def test_the_default_is_the_bundled_model(monkeypatch):
