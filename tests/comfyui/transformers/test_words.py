@@ -147,7 +147,8 @@ def test_a_weight_acts_on_a_phrase_in_a_family(patcher, name):
     texts = [encoded(name, PROMPT), encoded(name, "blurry", seed=2)]
     latent = FAMILIES[name].latent(16, 16)
     plain = watched(patcher(name), texts, latent, WordWeights(), steps=1)
-    assert [phrase.text for phrase in phrases_of(plain.prompts)][0] == "red hat fox"
+    first = phrases_of(plain.prompts)[0].text
+    assert "".join(filter(str.isalpha, first)) == "redhatfox"
     weighted = watched(patcher(name), texts, latent, WordWeights.of({"fox": 0.0}), steps=1)
     (before,), (after,) = plain.evaluations, weighted.evaluations
     grid = Grid(*before.labels.shape[1:])
