@@ -101,6 +101,16 @@ def test_a_forward_that_no_other_one_follows_is_no_guidance(name):
     assert not torch.equal(guided, sample(pipe, name))
 
 
+@pytest.mark.parametrize(("name", "off"), [("SD 3", 1.0), ("Z-Image", 0.0)])
+def test_a_sampling_without_guidance_after_a_guided_one_is_plain(name, off):
+    pipe = make(name)
+    plain = sample(pipe, name, guidance_scale=off)
+    with scfg(pipe) as run:
+        sample(pipe, name)
+        assert torch.equal(sample(pipe, name, guidance_scale=off), plain)
+    assert run.notes == [Note.NO_GUIDANCE.text] and len(run.evaluations) == 3
+
+
 def test_guidance_that_ends_early_is_followed():
     pipe, kind = make("Lumina 2"), KINDS["Lumina 2"]
     _, run, latents = guided_run(pipe, kind, cfg_trunc_ratio=0.4)
