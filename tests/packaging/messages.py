@@ -66,13 +66,15 @@ def listing(heading: str) -> str:
 def with_tables(page: str, headings: tuple[str, ...]) -> str:
     """The page with its messages written anew. Raises `ValueError` where a table or list is not found."""
     for heading in headings:
-        found = 0
-        for opening, row, write in ((f"| {heading} |", r"\|", table), (f"<!-- {heading} -->", "- ", listing)):
-            pattern = re.compile(rf"^{re.escape(opening)}.*\n(?:{row}.*\n)*", re.M)
-            page, count = pattern.subn(lambda _, text=write(heading): text, page)
-            found += count
-        if found != 1:
-            raise ValueError(f"expected one table or list of {heading!r}, got {found}")
+        forms = {
+            rf"^\| {re.escape(heading)} \|.*\n(?:\|.*\n)*": table(heading),
+            rf"^<!-- {re.escape(heading)} -->\n(?:- .*\n)*": listing(heading),
+        }
+        found = [(pattern, text) for pattern, text in forms.items() for _ in re.findall(pattern, page, re.M)]
+        if len(found) != 1:
+            raise ValueError(f"expected one table or list of {heading!r}, got {len(found)}")
+        ((pattern, text),) = found
+        page = re.sub(pattern, lambda _, text=text: text, page, flags=re.M)
     return page
 
 

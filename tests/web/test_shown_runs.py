@@ -21,7 +21,7 @@ def again(page, **changed):
     page.forget()
     page.run()
     page.ended()
-    page.filled(GUIDANCE)
+    page.shows_the_last_run(GUIDANCE)
     return page.label(GUIDANCE)
 
 
