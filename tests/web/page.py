@@ -36,7 +36,7 @@ window.placeOf = ([type, kind, text, x, y]) => {
 }
 const {api} = window.comfyAPI.api
 window.heard = []
-for (const name of ['scfg.step', 'execution_success', 'execution_error'])
+for (const name of ['scfg.step', 'scfg.run', 'execution_success', 'execution_error'])
   api.addEventListener(name, ({detail}) => heard.push([name, detail]))
 """
 
@@ -166,6 +166,16 @@ class ComfyPage:
     def filled(self, kind: str, frames: int = STEPS) -> None:
         """Wait until it has drawn so many frames."""
         self.wait("([kind, frames]) => nodesOf(kind).length && framesOf(kind) === frames", [kind, frames])
+
+    def shows_the_last_run(self, kind: str, frames: int = STEPS) -> None:
+        """Wait until it has drawn so many frames of the run that ended last."""
+        self.wait(
+            """([kind, frames]) => {
+                const end = heard.findLast(([name]) => name === 'scfg.run')
+                return end && viewOf(kind).run === end[1].run && framesOf(kind) === frames
+            }""",
+            [kind, frames],
+        )
 
     def label(self, kind: str) -> str:
         """Its label for screen readers, which describes what it shows."""

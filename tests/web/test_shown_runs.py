@@ -21,7 +21,7 @@ def again(page, **changed):
     page.forget()
     page.run()
     page.ended()
-    page.filled(GUIDANCE)
+    page.shows_the_last_run(GUIDANCE)
     return page.label(GUIDANCE)
 
 
@@ -55,12 +55,10 @@ def test_a_seed_that_is_set_back_brings_its_own_run_back(page):
     of_first = sampled(page, guided_only(first))
     of_second = again(page, seed=second)
     assert of_first != of_second
-    page.forget()
     page.set("KSampler", "seed", first)
     page.run()
-    page.ended()
-    page.shows(GUIDANCE, of_first)
-    assert cached(page)
+    page.shows(GUIDANCE, of_first)  # cached or sampled again, as the host's memory decides
+    page.ended(2)
 
 
 def test_an_inactive_run_says_why_also_when_it_is_cached(page):

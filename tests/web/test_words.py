@@ -143,12 +143,13 @@ def test_words_that_the_demo_model_skips_stay_on_the_text_node_until_it_runs_aga
     shown = "() => nodesOf('SCFGTextEncode')[0].widgets.find(widget => widget.name === 'scfg_message')?.element"
     page.load(guided_only(next(SEEDS)))
     page.ask(
-        """() => {
+        """text => {
             const [node] = nodesOf('SCFGTextEncode'), view = app.canvas.ds
             view.scale = 1
             view.offset = [200 - node.pos[0], 200 - node.pos[1]]
-            node.widgets[0].value = 'a purple elephant on grass'
-        }"""
+            node.widgets[0].value = text
+        }""",
+        f"a purple elephant on grass in {page.renderer}",  # a prompt that the host has not cached
     )
     page.run()
     page.ended()
