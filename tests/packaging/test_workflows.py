@@ -12,6 +12,15 @@ NAMES = [path.stem for path in WORKFLOWS]
 TITLE = 30
 """Height of a node's title bar, which stands above its position."""
 
+COLLAPSED = 225
+"""Width of a collapsed node in Nodes 2.0; narrower in the classic renderer."""
+
+WINDOW, FILL, PADDING = (1500, 950), 0.75, 10
+"""What the page fits the nodes to when a template opens: this part of the window, with a padding around them."""
+
+READABLE = 0.74
+"""Zoom at which text of 14 px is 10 px high. Below 8 px the classic renderer draws none."""
+
 
 @pytest.fixture(params=WORKFLOWS, ids=NAMES)
 def graph(request) -> dict[str, Any]:
@@ -67,6 +76,7 @@ def test_no_required_input_of_our_nodes_is_left_open(graph):
 
 
 def test_every_link_has_two_ends_of_one_type(graph):
+    assert len({number for number, *_ in graph["links"]}) == len(graph["links"])
     nodes = {node["id"]: node for node in graph["nodes"]}
     for number, source, output, target, place, kind in graph["links"]:
         assert number in nodes[source]["outputs"][output]["links"]
@@ -98,10 +108,27 @@ def test_every_workflow_has_a_thumbnail_and_every_thumbnail_a_workflow():
 
 def test_every_node_lies_in_a_group_and_none_over_another(graph):
     groups = [group["bounding"] for group in graph["groups"]]
-    boxes = [(*node["pos"], *node["size"]) for node in graph["nodes"]]
-    boxes = [(x, y - TITLE, w, h + TITLE) for x, y, w, h in boxes]
+    boxes = [box(node) for node in graph["nodes"]]
     assert all(any(_contains(group, box) for group in groups) for box in boxes)
     assert [pair for pair in combinations(boxes, 2) if _overlap(*pair)] == []
+
+
+def test_no_group_lies_over_another(graph):
+    groups = [group["bounding"] for group in graph["groups"]]
+    assert [pair for pair in combinations(groups, 2) if _overlap(*pair)] == []
+
+
+def test_its_text_can_be_read_when_it_opens(graph):
+    left, top, right, bottom = zip(*((x, y, x + w, y + h) for x, y, w, h in map(box, graph["nodes"])), strict=True)
+    sides = (max(right) - min(left), max(bottom) - min(top))
+    zoom = min(FILL * window / (side + 2 * PADDING) for window, side in zip(WINDOW, sides, strict=True))
+    assert zoom >= READABLE
+
+
+def box(node: dict[str, Any]) -> tuple[float, float, float, float]:
+    """x, y, width and height with the title bar, as large as either renderer draws it."""
+    (x, y), (w, h) = node["pos"], node["size"]
+    return (x, y - TITLE, COLLAPSED, TITLE) if node["flags"].get("collapsed") else (x, y - TITLE, w, h + TITLE)
 
 
 def _contains(outer, inner) -> bool:
