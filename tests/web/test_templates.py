@@ -1,4 +1,4 @@
-"""The templates as they open in a window of 1500×950, in both renderers: text can be read, and no node hides another."""
+"""The templates in a window of 1500×950, in both renderers: text can be read, and no node hides another."""
 
 from itertools import combinations
 
