@@ -43,10 +43,18 @@ def fits(value: Any, schema: dict[str, Any]) -> bool:
 TITLE = 30
 """Height of a node's title bar, which stands above its position."""
 
+COLLAPSED = 225
+"""Width of a collapsed node in Nodes 2.0; narrower in the classic renderer."""
+
 
 def boxes(nodes: list[dict[str, Any]]) -> list[tuple[float, float, float, float]]:
-    """x, y, width and height of nodes with their title bars."""
-    return [(x, y - TITLE, w, h + TITLE) for (x, y), (w, h) in ((node["pos"], node["size"]) for node in nodes)]
+    """x, y, width and height of nodes with their title bars, as large as either renderer draws them."""
+    return [_box(node) for node in nodes]
+
+
+def _box(node: dict[str, Any]) -> tuple[float, float, float, float]:
+    (x, y), (w, h) = node["pos"], node["size"]
+    return (x, y - TITLE, COLLAPSED, TITLE) if node["flags"].get("collapsed") else (x, y - TITLE, w, h + TITLE)
 
 
 def overlaps(rectangles: list[tuple[float, float, float, float]]) -> list[tuple]:

@@ -9,6 +9,12 @@ from .pack import PACK, SCHEMAS, WIDGET_TYPES, WORKFLOWS, boxes, fits, overlaps,
 
 NAMES = [path.stem for path in WORKFLOWS]
 
+WINDOW, FILL, PADDING = (1500, 950), 0.75, 10
+"""What the page fits the nodes to when a template opens: this part of the window, with a padding around them."""
+
+READABLE = 0.74
+"""Zoom at which text of 14 px is 10 px high. Below 8 px the classic renderer draws none."""
+
 
 @pytest.fixture(params=WORKFLOWS, ids=NAMES)
 def graph(request) -> dict[str, Any]:
@@ -54,6 +60,7 @@ def test_no_required_input_of_our_nodes_is_left_open(graph):
 
 
 def test_every_link_has_two_ends_of_one_type(graph):
+    assert len({number for number, *_ in graph["links"]}) == len(graph["links"])
     nodes = {node["id"]: node for node in graph["nodes"]}
     for number, source, output, target, place, kind in graph["links"]:
         assert number in nodes[source]["outputs"][output]["links"]
@@ -88,6 +95,17 @@ def test_every_node_lies_in_a_group_and_none_over_another(graph):
     placed = boxes(graph["nodes"])
     assert all(any(_contains(group, box) for group in groups) for box in placed)
     assert overlaps(placed) == []
+
+
+def test_no_group_lies_over_another(graph):
+    assert overlaps([group["bounding"] for group in graph["groups"]]) == []
+
+
+def test_its_text_can_be_read_when_it_opens(graph):
+    left, top, right, bottom = zip(*((x, y, x + w, y + h) for x, y, w, h in boxes(graph["nodes"])), strict=True)
+    sides = (max(right) - min(left), max(bottom) - min(top))
+    zoom = min(FILL * window / (side + 2 * PADDING) for window, side in zip(WINDOW, sides, strict=True))
+    assert zoom >= READABLE
 
 
 def _contains(outer, inner) -> bool:

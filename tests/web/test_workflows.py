@@ -1,38 +1,17 @@
 """Every workflow that the pack ships loads in the page without a missing node, and the host takes and runs it."""
 
-import io
-import json
-from pathlib import Path
-
 import pytest
 
-FOLDER = Path(__file__).resolve().parents[2] / "workflows"
-NAMES = sorted(path.stem for path in FOLDER.glob("*.json"))
-MODELS = {
-    "CheckpointLoaderSimple": "checkpoints",
-    "ControlNetLoader": "controlnet",
-    "UNETLoader": "diffusion_models",
-    "CLIPLoader": "text_encoders",
-    "VAELoader": "vae",
-}
+from .templates import MODELS, NAMES, nodes_of, place_files
+
 SHOWING = ("PreviewImage", "MaskPreview", "SaveImage", "SCFGSegmentation", "SCFGScaleMap", "SCFGCurves")
-
-
-def nodes_of(name):
-    return json.loads((FOLDER / f"{name}.json").read_text())["nodes"]
 
 
 @pytest.fixture(scope="module")
 def tab(browser, server):
-    from PIL import Image
-
     from .page import ComfyPage
 
-    picture = io.BytesIO()
-    Image.new("RGB", (64, 64)).save(picture, "PNG")
-    server.place("input/example.png", picture.getvalue())
-    for node in (node for name in NAMES for node in nodes_of(name) if node["type"] in MODELS):
-        server.place(f"models/{MODELS[node['type']]}/{node['widgets_values'][0]}")
+    place_files(server)
     tab = ComfyPage(browser, server, vue=False)
     yield tab
     tab.close()
