@@ -105,7 +105,7 @@ class Family:
             return set()
         if text.words:
             return {column for column in real if not names_word(text.words, column - first)}
-        return set(real[len(real) - self.suffix :])
+        return set(real[max(0, len(real) - self.suffix) :])
 
     def _model_mask(self, text: Text) -> Tensor | None:
         return text.extra.get("attention_mask") if self.masks else None
