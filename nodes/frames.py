@@ -29,6 +29,8 @@ def frame_of(run: Run, evaluation: Evaluation, image: int = 0) -> dict[str, Any]
     ratios   base64 of h·w uint16: r in thousandths.
     ramp     colours over −span…span of log r.
     words    text, colour, area 0…1 and mean γ·r of every owner, largest area first.
+    followed words, share 0…1 of the image and mask of every mask that follows words; the mask is base64 of h·w
+             uint16 in thousandths.
     preview  data URL of the predicted image, or None.
     """
     shares = shares_of([evaluation], owners_of(run), image)
@@ -55,8 +57,23 @@ def frame_of(run: Run, evaluation: Evaluation, image: int = 0) -> dict[str, Any]
             }
             for share in shares
         ],
+        "followed": _followed(run, evaluation, image),
         "preview": None if evaluation.preview is None else _data_url(evaluation.preview[image].numpy()),
     }
+
+
+def _followed(run: Run, evaluation: Evaluation, image: int) -> list[dict[str, Any]]:
+    if evaluation.followed is None:
+        return []
+    masks = evaluation.followed[:, image].float().clamp(0, 1).numpy()
+    return [
+        {
+            "words": words[:MAX_WORD_LENGTH],
+            "share": float(mask.mean()),
+            "mask": _encode((mask * THOUSANDTHS).round()),
+        }
+        for words, mask in zip(run.followed, masks, strict=True)
+    ]
 
 
 def _encode(values: np.ndarray) -> str:

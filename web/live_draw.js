@@ -55,6 +55,31 @@ export function drawScales(context, frame, solo, box) {
   return drawOutline(context, box);
 }
 
+/** A bright line around what masks follow. */
+export function drawFollowed(context, { followed, width, height }, [left, top, w, h]) {
+  const [cw, ch] = [w / width, h / height];
+  const lines = new Path2D();
+  const line = (x, y, dx, dy) => {
+    lines.moveTo(left + x * cw, top + y * ch);
+    lines.lineTo(left + (x + dx) * cw, top + (y + dy) * ch);
+  };
+  for (const { inside } of followed) {
+    const is = (x, y) => x >= 0 && x < width && y >= 0 && y < height && inside[y * width + x] === 1;
+    for (let y = 0; y <= height; y++) {
+      for (let x = 0; x <= width; x++) {
+        if (is(x, y) !== is(x - 1, y) && y < height) line(x, y, 0, 1);
+        if (is(x, y) !== is(x, y - 1) && x < width) line(x, y, 1, 0);
+      }
+    }
+  }
+  context.save();
+  for (const [lineWidth, strokeStyle] of [[4, "#000"], [2, "#ffd400"]]) {
+    Object.assign(context, { lineWidth, strokeStyle, lineCap: "square" });
+    context.stroke(lines);
+  }
+  context.restore();
+}
+
 function drawOutline(context, box) {
   context.save();
   Object.assign(context, { globalAlpha: 0.4, strokeStyle: context.fillStyle });
@@ -80,9 +105,11 @@ export function drawRamp(context, frame, left, top, width) {
   Object.assign(context, { font: FONT, textAlign: "left" });
 }
 
-/** The number of the step, in the place of a caption. */
+/** The number of the step, and what masks follow, in the place of a caption. */
 export function drawStep(context, frame, left, top, width) {
-  context.fillText(`step ${frame.step + 1} of ${frame.steps}`, left, top + LINE / 2 + 2, width);
+  const followed = frame.followed.map(({ words, share }) => `${words} ${Math.round(100 * share)} %`);
+  const step = [`step ${frame.step + 1} of ${frame.steps}`, ...followed].join(" · ");
+  context.fillText(step, left, top + LINE / 2 + 2, width);
 }
 
 /** The step slider; `position` 0…1 is that of its knob. */

@@ -48,6 +48,7 @@ export class Frame {
     Object.assign(this, message);
     [this.height, this.width] = message.grid;
     this.labels = decode(message.labels);
+    this.followed = message.followed.map(({ mask, ...words }) => ({ ...words, inside: decode(mask).map((share) => Number(share >= 500)) }));
     this.ratios = Float32Array.from(decode(message.ratios), (thousandths) => thousandths / 1000);
     this.previewImage = null;
   }

@@ -185,6 +185,7 @@ export class LiveView {
     const [left, right, tall] = [(width - PAD) / 2 - side, (width + PAD) / 2, side / aspect];
     const regions = parts.drawRegions(context, frame, preview, this.solo, [left, 0, side, tall]);
     const scales = parts.drawScales(context, frame, this.solo, [right, 0, side, tall]);
+    for (const box of [regions.box, scales.box]) parts.drawFollowed(context, frame, box);
     const under = tall + PAD / 2;
     parts.drawStep(context, frame, left, under, side);
     parts.drawRamp(context, frame, right, under, side);

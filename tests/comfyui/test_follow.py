@@ -64,6 +64,19 @@ def test_guided_images_follow_too(sd15):
     assert "2 prompts" in run.line
 
 
+def test_a_frame_of_the_live_view_has_the_mask_that_is_followed(sd15, pack):
+    import base64
+    import importlib
+
+    frames = importlib.import_module(f"{pack.__name__}.nodes.frames")
+    reader, _, run, _ = followed_run(sd15, base(A) + following(B))
+    (followed,) = frames.frame_of(run.run, run.run.evaluations[2])["followed"]
+    values = np.frombuffer(base64.b64decode(followed["mask"]), "<u2").reshape(6, 10) / 1000
+    assert np.array_equal(values, reader.seen()[2][0].numpy()[::4, ::4])
+    assert followed["words"] == OWNERS[: frames.MAX_WORD_LENGTH]
+    assert abs(followed["share"] - values.mean()) < 1e-6
+
+
 def test_following_in_sdxl(sdxl):
     positive = base(A) + following(B)
     whole = Settings(strength=0, min_region=0.0)
