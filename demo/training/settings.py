@@ -121,8 +121,8 @@ class SecondTraining(Schedule):
 @dataclass(frozen=True)
 class FlowTraining(Schedule):
     """A transformer from nothing, by flow matching, on captions alone: no mask and no share of the attention is
-    taught. Its text encoder is that of the demo model and stays as it is. The values are meant for five minutes
-    of a GPU; one CPU thread takes depth 4 and batches of 32.
+    taught. Its text encoder is that of the demo model and stays as it is. The values are meant for five minutes of
+    a GPU; one CPU thread takes depth 4 and batches of 32.
 
     depth: blocks, and heads of 64 channels; the width is 64 · depth.
     matrix_rate: Muon's step size, for the matrices of the blocks; other_rate: AdamW's, for everything else.

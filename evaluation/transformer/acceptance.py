@@ -30,8 +30,14 @@ from .sampling import ARMS, draw_arms
 
 DRAWN_SCENES, DRAWN_SIGMA = 8, 0.4
 KINDS = ("all right", "things", "ground", "sky")
-COMPARED = (("default", "cfg"), ("default", "matched")) + tuple(
-    (arm, "cfg") for arm in ("attention", "patches", "magnitude")
+COMPARED = (
+    ("default", "cfg"),
+    ("default", "matched"),
+    ("attention", "cfg"),
+    ("patches", "cfg"),
+    ("magnitude", "cfg"),
+    ("attention", "patches"),
+    ("attention", "magnitude"),
 )
 """Arms and what each is read against; all but the first pair have the same mean scale."""
 

@@ -18,7 +18,7 @@ from scfg_core.collect.layers import choose_by_depth
 
 from ..small_model.acceptance import overlap, token_overlaps
 from ..small_model.noised import TrueScenes
-from ..statistics import Figure, mean_of_groups
+from ..statistics import Figure, compare, mean_of_groups
 from .watching import by_length, evaluate, segmentation
 
 SIGMAS = (0.05, 0.2, 0.4, 0.6, 0.8)
@@ -85,7 +85,8 @@ def permuted(found: Found) -> Found:
 
 
 def figures_at(model: TransformerModel, true: TrueScenes, sigma: float) -> dict[str, Figure]:
-    """Token mIoU of every subset and variant at σ, its chance, R = 4 minus C only, and START's foreground."""
+    """Token mIoU of every subset and variant at σ, by chance, and what R = 4 and other blocks than those of `auto`
+    gain; START's foreground."""
     things = true.patches < GROUND
     segmented = segment_noised(model, true, sigma)
     figures: dict[str, Figure] = {"whole image as foreground": _each(overlap(torch.ones_like(things), things))}
@@ -99,11 +100,11 @@ def figures_at(model: TransformerModel, true: TrueScenes, sigma: float) -> dict[
             figures[f"token mIoU by chance, {subset}"] = mean_of_groups(token_overlaps(chance.labels, true))
             figures[f"START foreground IoU by chance, {subset}"] = _each(overlap(chance.foreground, things))
             figures[f"START foreground IoU turned over, {subset}"] = _each(overlap(~found.foreground, things))
-            gains = [
-                [a - b for a, b in zip(one, other, strict=True)]
-                for one, other in zip(regions[subset, "R = 4"], regions[subset, "C only"], strict=True)
-            ]
-            figures[f"R = 4 minus C only, {subset}"] = mean_of_groups(gains)
+            gains = compare(regions[subset, "R = 4"], regions[subset, "C only"])
+            figures[f"R = 4 minus C only, {subset}"] = gains.difference
+    for subset in {subset for subset, _ in segmented} - {"auto"}:
+        gains = compare(regions[subset, "R = 4"], regions["auto", "R = 4"])
+        figures[f"R = 4, {subset} minus auto"] = gains.difference
     return {f"{name}, σ {sigma:g}": figure for name, figure in figures.items()}
 
 
