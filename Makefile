@@ -10,7 +10,11 @@ RUN = .venv/bin/python
 HOST_TESTS = tests/comfyui
 WEB_TESTS = tests/web tests/evaluation/preference/test_browser.py
 
-.PHONY: demo test test-core test-host test-web lint bench clean
+# A front end that is newer than the one of the host: `make test-newest-frontend FRONT_END=` takes the newest of all.
+FRONT_END ?= ==1.58.1
+FRONT_END_FOLDER = build/frontend
+
+.PHONY: demo test test-core test-host test-web test-newest-frontend lint bench clean
 .NOTPARALLEL:
 
 demo: $(ENVIRONMENT)
@@ -43,10 +47,21 @@ test-web:
 		echo "SKIPPED: browser tests ($(WEB_TESTS)): no ComfyUI with a .venv or venv at $(COMFYUI_PATH); set COMFYUI_PATH and HOST_PYTHON"; \
 	fi
 
+# Not a part of `make test`: it downloads a package of 28 MB.
+test-newest-frontend: export OMP_NUM_THREADS = 1
+test-newest-frontend:
+	rm -rf $(FRONT_END_FOLDER)
+	"$(HOST_PYTHON)" -m pip install --quiet --disable-pip-version-check --no-deps --target $(FRONT_END_FOLDER) \
+		"comfyui-frontend-package$(FRONT_END)"
+	@ls -d $(FRONT_END_FOLDER)/*.dist-info
+	SCFG_FRONT_END="$(CURDIR)/$(FRONT_END_FOLDER)/comfyui_frontend_package/static" COMFYUI_PATH="$(COMFYUI_PATH)" \
+		"$(HOST_PYTHON)" -m pytest tests/web
+
 lint: $(ENVIRONMENT)
 	$(RUN) -m ruff check .
 	$(RUN) -m ruff format --check .
 	$(RUN) -m pyright
+	$(RUN) -m bandit --quiet -c pyproject.toml -r .
 
 bench: $(ENVIRONMENT)
 	@if [ -f "$(COMFYUI_PATH)/comfyui_version.py" ] && [ -n "$(HOST_PYTHON)" ]; then \
@@ -64,4 +79,4 @@ $(ENVIRONMENT): requirements-dev.txt
 	@touch $@
 
 clean:
-	rm -rf .venv out
+	rm -rf .venv out $(FRONT_END_FOLDER)

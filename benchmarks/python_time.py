@@ -1,7 +1,8 @@
 """Python's own time in S-CFG per evaluation, on a CPU: SDXL's layout with widths so small that tensors are cheap.
 
 Against another checkout of this pack: its figures come from the same run, child processes taking turns. The time is
-that of the public methods of `Session`, `Collector` and `Run`, of which ratio, segments and record are "session".
+the processor's in the public methods of `Session`, `Collector` and `Run`, of which ratio, segments and record are
+"session".
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 import argparse
 import json
 import os
-import subprocess
+import subprocess  # nosec B404
 import sys
 import time
 from collections.abc import Callable
@@ -54,13 +55,13 @@ class Watch:
         def timed(*args: Any, **kwargs: Any) -> Any:
             if self._depth:
                 return method(*args, **kwargs)
-            self._depth, start = 1, time.perf_counter()
+            self._depth, start = 1, time.thread_time()
             try:
                 return method(*args, **kwargs)
             finally:
                 self._depth = 0
                 for name in names:
-                    self.seconds[name] += time.perf_counter() - start
+                    self.seconds[name] += time.thread_time() - start
 
         return timed
 
@@ -111,7 +112,9 @@ def child(checkout: Path) -> dict[str, float]:
     """`measure` in a process that imports the pack from a checkout."""
     environment = {**os.environ, "PYTHONPATH": str(checkout), "OMP_NUM_THREADS": "1"}
     command = [sys.executable, str(Path(__file__).resolve()), "--measure"]
-    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True, cwd=checkout)
+    done = subprocess.run(  # nosec B603
+        command, env=environment, capture_output=True, text=True, check=True, cwd=checkout
+    )
     return json.loads(done.stdout.splitlines()[-1])
 
 

@@ -5,8 +5,8 @@ also enlarges every pixel fourfold: an EmptyLatentImage of 256×256 gives the si
 """
 
 import logging
-import sys
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from types import SimpleNamespace
 from typing import Any
 
@@ -20,6 +20,7 @@ import comfy.supported_models_base
 import comfy.utils
 import torch
 import torch.nn.functional as F
+from comfy_execution.utils import get_executing_context
 from einops import rearrange
 from torch import Tensor, nn
 
@@ -65,9 +66,12 @@ class DemoConfig(comfy.supported_models_base.BASE):
         return False
 
 
-def load_demo() -> tuple[Any, Any, Any]:
-    """MODEL, CLIP and VAE of the demo model."""
-    return load_patcher(), _load_clip(), WaveletVAE()
+def load_demo(tell: Callable[[str, str], None] | None = None) -> tuple[Any, Any, Any]:
+    """MODEL, CLIP and VAE of the demo model.
+
+    tell  shows a text on the node with an id: which words of a prompt the model does not know.
+    """
+    return load_patcher(), _load_clip(tell), WaveletVAE()
 
 
 def load_patcher() -> Any:
@@ -122,15 +126,21 @@ class DemoTokenizer:
     Words that the model does not know are skipped, and the node that encodes them says so.
     """
 
-    def __init__(self, embedding_directory: Any = None, tokenizer_data: Any = None) -> None:
-        """The host gives both arguments; there are no embeddings here."""
+    def __init__(
+        self,
+        embedding_directory: Any = None,
+        tokenizer_data: Any = None,
+        tell: Callable[[str, str], None] | None = None,
+    ) -> None:
+        """The host gives the first two arguments; there are no embeddings here."""
+        self._tell = tell
 
     def tokenize_with_weights(self, text: str, return_word_ids: bool = False, **_: Any) -> dict[str, list]:
         pairs: list[tuple[int, float]] = [(START, 1.0)]
         weighted = [
             (word, weight) for part, weight in comfy.sd1_clip.token_weights(text, 1.0) for word in split(part)
         ]
-        report_words([word for word, _ in weighted])
+        report_words([word for word, _ in weighted], self._tell)
         pairs += [(SPELLINGS.index(word), weight) for word, weight in weighted if word in SPELLINGS]
         pairs.append((END, 1.0))
         if len(pairs) > LENGTH:
@@ -148,10 +158,8 @@ class DemoTokenizer:
         return {}
 
 
-def report_words(words: Sequence[str]) -> None:
+def report_words(words: Sequence[str], tell: Callable[[str, str], None] | None) -> None:
     """Name what is skipped or replaced, and the words that there are: in the log, and on the node that runs."""
-    from comfy_execution.utils import get_executing_context
-
     skipped = [word for word in dict.fromkeys(words) if word not in SPELLINGS]
     replaced = [f"{word} (drawn as {FORMER_WORDS[word]})" for word in dict.fromkeys(words) if word in FORMER_WORDS]
     if not skipped and not replaced:
@@ -160,10 +168,9 @@ def report_words(words: Sequence[str]) -> None:
     done = " and ".join(f"{action} {', '.join(named)}" for action, named in actions if named)
     status = f"The demo model {done}. It knows: {' '.join(WORDS)}"
     logging.warning(status)
-    host = getattr(sys.modules.get("server"), "PromptServer", None)  # there is none in a script
-    server, context = getattr(host, "instance", None), get_executing_context()
-    if server is not None and server.client_id is not None and context is not None:
-        server.send_progress_text(status, context.node_id, server.client_id)
+    context = get_executing_context()
+    if tell is not None and context is not None:
+        tell(context.node_id, status)
 
 
 class DemoClip(nn.Module):
@@ -208,8 +215,8 @@ def _word_numbers(tokens: list[int]) -> list[int]:
     return [index - 1 if token not in (START, END, PAD) else -1 for index, token in enumerate(tokens)]
 
 
-def _load_clip() -> Any:
-    target = SimpleNamespace(params={}, clip=DemoClip, tokenizer=DemoTokenizer)
+def _load_clip(tell: Callable[[str, str], None] | None) -> Any:
+    target = SimpleNamespace(params={}, clip=DemoClip, tokenizer=partial(DemoTokenizer, tell=tell))
     return comfy.sd.CLIP(target, embedding_directory=None)
 
 

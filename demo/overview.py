@@ -45,9 +45,9 @@ def overview(cfg: Sampled, scfg: Sampled) -> Picture:
     scales = {share.owner.text: share.scale for share in shares_of([last], norms.owners)}
 
     regions = label_picture(labels, owners, TILE, TILE, base=after_image, opacity=0.8)
-    _write_into(regions, labels, {owner: owner.text for owner in norms.owners})
+    write_into(regions, labels, {owner: owner.text for owner in norms.owners})
     map_of_scales = heat(ratio, span_of(ratio), TILE, TILE)
-    _write_into(map_of_scales, labels, {owner: f"{scales[owner.text]:.1f}" for owner in norms.owners})
+    write_into(map_of_scales, labels, {owner: f"{scales[owner.text]:.1f}" for owner in norms.owners})
 
     before, after = _strengths(region_norms(plain, smallest_area=SMALLEST_AREA)), _strengths(norms)
     top = max(*before.values(), *after.values())
@@ -87,13 +87,14 @@ def _arrow() -> Picture:
     return picture
 
 
-def _write_into(picture: Picture, labels: np.ndarray, texts: dict[Owner, str]) -> None:
-    """A word in the middle of every region, on paper of its own."""
+def write_into(picture: Picture, labels: np.ndarray, texts: dict[Owner, str]) -> None:
+    """A word in the middle of every region of a square picture, on paper of its own."""
+    side = picture.shape[0]
     for owner, text in texts.items():
         y, x = _inside(owner.mask(labels))
-        y, x = (y + 0.5) * TILE / labels.shape[0], (x + 0.5) * TILE / labels.shape[1]
+        y, x = (y + 0.5) * side / labels.shape[0], (x + 0.5) * side / labels.shape[1]
         half = width_of(text) / 2 + 5
-        x = min(max(x, half + 4), TILE - half - 4)
+        x = min(max(x, half + 4), side - half - 4)
         top = round(y - height_of() / 2)
         picture[top - 1 : top + height_of() + 1, round(x - half) : round(x + half)] = 255
         write(picture, x, y, text, anchor="mm")

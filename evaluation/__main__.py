@@ -3,7 +3,8 @@
 small        the whole grid on the small bundled model
 checkpoint   the paper's grid on a checkpoint of your own, in diffusers' format
 preference   a page on which people compare two arms blindly; votes: what they said
-accept       the small model against what it must reach, its segmentation by noise level among it
+accept       the small model against what it must reach, its segmentation by noise level among it; with --arch mmdit
+             or cross a transformer of its world: what the attention of every block means, and guidance by it
 follow       a second prompt that follows words: does it change its thing alone; needs ComfyUI
 masks        how well masks from words fit the true things, on the small model
 judge        train the small model's judge, a classifier of true scenes
@@ -21,7 +22,7 @@ COMMANDS = {
     "checkpoint": ".checkpoint",
     "preference": ".preference.build",
     "votes": ".preference.result",
-    "accept": ".small_model.acceptance",
+    "accept": ".accept",
     "follow": ".small_model.follow",
     "masks": ".small_model.masks",
     "judge": ".small_model.train_judge",

@@ -31,7 +31,7 @@ def clip_scorer(folder: Path, device: Any) -> CLIPScore:
 
     def load() -> tuple[Any, Any]:
         model = _Clip.from_pretrained(folder, local_files_only=True)
-        return model, CLIPProcessor.from_pretrained(folder, local_files_only=True)
+        return model, CLIPProcessor.from_pretrained(folder, local_files_only=True)  # nosec B615
 
     return CLIPScore(load).to(device)
 

@@ -50,7 +50,7 @@ def _coco(text: str, seed: int) -> list[Prompt]:
     images = sorted(
         (image for image in content["images"] if image["id"] in captions), key=lambda image: image["id"]
     )
-    random.Random(seed).shuffle(images)
+    random.Random(seed).shuffle(images)  # nosec B311
     return [Prompt(captions[image["id"]][1], image["file_name"]) for image in images]
 
 

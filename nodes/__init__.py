@@ -5,12 +5,13 @@ from comfy_api.latest import ComfyExtension, io
 from .attention import SCFGAttention
 from .curves import SCFGCurves
 from .demo_model import SCFGDemoModel
+from .errors import add_prompt_handler
 from .follow_words import SCFGFollowWords
 from .guidance import SCFGGuidance
 from .result import SCFGResult
+from .routes import add_routes
 from .scale_map import SCFGScaleMap
 from .segmentation import SCFGSegmentation
-from .subscribers import add_route
 from .text_encode import SCFGTextEncode
 from .token_mask import SCFGTokenMask
 from .word_weights import SCFGWordWeights
@@ -32,5 +33,6 @@ NODES: list[type[io.ComfyNode]] = [
 
 class ScfgExtension(ComfyExtension):
     async def get_node_list(self) -> list[type[io.ComfyNode]]:
-        add_route()  # here, for older hosts never call on_load
+        add_routes()  # here, for older hosts never call on_load
+        add_prompt_handler()
         return NODES

@@ -12,7 +12,8 @@ from ..scfg_core.run.evaluation import Observation
 from ..scfg_core.run.record import Run
 from ..scfg_core.run.trace import Trace
 from .live import LiveView
-from .subscribers import current_server
+from .messages import tell
+from .pages import current_page
 
 CATEGORY = "S-CFG"
 MODEL_TOOLTIP = (
@@ -59,7 +60,7 @@ def trace_of_node(node_id: str | None) -> Trace:
 
 
 class NodeStatus:
-    """Sends the status of every finished run to the log, and to the node `node_id` if a browser is open."""
+    """Sends the status of every finished run to the log, and to the node `node_id` of a client without our page."""
 
     def __init__(self, node_id: str | None, remark: str = "") -> None:
         self._node_id = node_id
@@ -71,11 +72,10 @@ class NodeStatus:
     def finished(self, run: Run, status: str) -> None:
         status += self._remark
         logging.info(status)
-        server = current_server()
-        if self._node_id is not None and server is not None and server.client_id is not None:
-            server.send_progress_text(status, self._node_id, server.client_id)
+        if self._node_id is not None and current_page() is None:
+            tell(self._node_id, status)
 
 
 def listeners_of(node_id: str | None, remark: str = "") -> tuple[NodeStatus, LiveView]:
     """What reports a model's runs on its node: the status line and the live view."""
-    return NodeStatus(node_id, remark), LiveView(node_id)
+    return NodeStatus(node_id, remark), LiveView(node_id, remark)

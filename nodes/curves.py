@@ -6,7 +6,8 @@ from ..scfg_core.run.agreement import agreement
 from ..scfg_core.run.record import Run
 from ..views import curves
 from .common import ResultType, schema
-from .images import batch_input, image_at, result_input, with_preview
+from .errors import told
+from .images import batch_input, image_at, result_input, view
 
 
 class SCFGCurves(io.ComfyNode):
@@ -43,7 +44,16 @@ class SCFGCurves(io.ComfyNode):
         )
 
     @classmethod
+    @told
     def execute(cls, result: Run, batch_index: int, compare_with: Run | None = None) -> io.NodeOutput:
-        text = "" if compare_with is None else str(agreement(result, compare_with))
+        text = "" if compare_with is None else _agreement(result, compare_with)
         caption = text and f"agreement with the other run: {text}"
-        return with_preview(cls, curves(result, image=image_at(result, batch_index), caption=caption), text)
+        return view(cls, result, lambda: curves(result, image=image_at(result, batch_index), caption=caption), text)
+
+
+def _agreement(result: Run, other: Run) -> str:
+    """How far the two agree, or which of them has nothing to compare."""
+    for run, name in ((result, "this run"), (other, "the other run")):
+        if not run.evaluations:
+            return f"none, for S-CFG was inactive in {name}: {'; '.join(run.notes)}"
+    return str(agreement(result, other))

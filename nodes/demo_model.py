@@ -3,6 +3,7 @@
 from comfy_api.latest import io
 
 from .common import schema
+from .messages import tell
 
 
 class SCFGDemoModel(io.ComfyNode):
@@ -31,4 +32,4 @@ class SCFGDemoModel(io.ComfyNode):
     def execute(cls) -> io.NodeOutput:
         from ..demo.comfyui import load_demo
 
-        return io.NodeOutput(*load_demo())
+        return io.NodeOutput(*load_demo(tell))

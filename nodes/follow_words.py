@@ -5,7 +5,9 @@ from torch import Tensor
 
 from ..scfg_core.hosts.comfyui import follow_words
 from ..scfg_core.run.follow import MOST_BLENDED, FollowWords
+from ..scfg_core.run.words import some_words_in
 from .common import advanced, schema
+from .errors import problem, told
 from .images import LATENT_CELL
 
 MODES = ["hard", "soft", "stretched"]
@@ -111,6 +113,11 @@ class SCFGFollowWords(io.ComfyNode):
         )
 
     @classmethod
+    def validate_inputs(cls, words: str | None = None) -> bool | str:
+        return problem(some_words_in, words)
+
+    @classmethod
+    @told
     def execute(
         cls,
         conditioning: list,

@@ -1,11 +1,12 @@
 """S-CFG Guidance: gives every region of the image its own guidance scale."""
 
+from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
 from comfy_api.latest import io
 
-from ..scfg_core import PRESETS, Settings
+from ..scfg_core import PRESETS, Settings, WordWeights
 from ..scfg_core.hosts.comfyui import guide
 from .common import MODEL_TOOLTIP, TraceType, WordWeightsType, advanced, listeners_of, schema, trace_of_node
 
@@ -91,7 +92,7 @@ class SCFGGuidance(io.ComfyNode):
         start_percent: float,
         end_percent: float,
         preset: str,
-        word_weights: dict[str, float] | None = None,
+        word_weights: WordWeights | Mapping[str, float] | None = None,
         when_not_watchable: str = PLAIN,
         **custom: Any,
     ) -> io.NodeOutput:

@@ -1,5 +1,6 @@
 """Shared by the view nodes: which evaluation and image of a result to show, and arrays as IMAGE tensors."""
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ from torch import Tensor
 
 from ..scfg_core.errors import ScfgError
 from ..scfg_core.run.record import Run
+from ..views import inactive
 from .common import ResultType
 
 LATENT_CELL = 8
@@ -73,7 +75,19 @@ def as_array(image: Tensor, index: int) -> np.ndarray:
     return (image[min(index, len(image) - 1), ..., :3].clamp(0, 1) * 255).round().byte().cpu().numpy()
 
 
-def with_preview(cls: type[io.ComfyNode], array: np.ndarray, *outputs: Any) -> io.NodeOutput:
-    """The image as the first output and as the preview on the node."""
-    image = as_tensor(array)
+def active(run: Run) -> Run:
+    """The run. Raises `ScfgError` if S-CFG was inactive, with the reason and the remedy."""
+    if not run.evaluations:
+        remedies = dict.fromkeys(run.explained[note].remedy for note in run.notes)
+        raise ScfgError(
+            f"expected a run with S-CFG active, got an inactive one ({'; '.join(run.notes)}): {' '.join(remedies)}"
+        )
+    return run
+
+
+def view(cls: type[io.ComfyNode], run: Run, draw: Callable[[], np.ndarray], *outputs: Any) -> io.NodeOutput:
+    """The image that `draw` gives as the first output and as the preview on the node; if S-CFG was inactive in the
+    run, an image that says why.
+    """
+    image = as_tensor(draw() if run.evaluations else inactive(run))
     return io.NodeOutput(image, *outputs, ui=ui.PreviewImage(image, cls=cls))

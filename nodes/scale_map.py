@@ -1,11 +1,13 @@
 """S-CFG Scale Map: how strongly each part of the image is guided."""
 
+import numpy as np
 from comfy_api.latest import io
 
 from ..scfg_core.run.record import Run
 from ..views import scale_map
 from .common import schema
-from .images import batch_input, evaluation_at, image_at, result_input, step_input, with_preview
+from .errors import told
+from .images import batch_input, evaluation_at, image_at, result_input, step_input, view
 
 
 class SCFGScaleMap(io.ComfyNode):
@@ -24,6 +26,10 @@ class SCFGScaleMap(io.ComfyNode):
         )
 
     @classmethod
+    @told
     def execute(cls, result: Run, step: int, batch_index: int) -> io.NodeOutput:
-        evaluation = result.evaluations[evaluation_at(result, step)]
-        return with_preview(cls, scale_map(evaluation, image=image_at(result, batch_index)))
+        def draw() -> np.ndarray:
+            evaluation = result.evaluations[evaluation_at(result, step)]
+            return scale_map(evaluation, image=image_at(result, batch_index))
+
+        return view(cls, result, draw)

@@ -8,7 +8,8 @@ from ..views import followed, segmentation, segmentation_sheet
 from ..views.canvas import Picture
 from ..views.segmentation import base_of
 from .common import schema
-from .images import as_array, batch_input, evaluation_at, image_at, result_input, step_input, with_preview
+from .errors import told
+from .images import as_array, batch_input, evaluation_at, image_at, result_input, step_input, view
 
 SHEET, ONE = "all steps", "one step"
 REGIONS, FOLLOWED = "regions", "followed words"
@@ -56,16 +57,20 @@ class SCFGSegmentation(io.ComfyNode):
         )
 
     @classmethod
+    @told
     def execute(
         cls, result: Run, show: str, step: int, batch_index: int, under: str, image=None, draw: str = REGIONS
     ) -> io.NodeOutput:
-        image_index = image_at(result, batch_index)
-        base = None if image is None else as_array(image, image_index)
-        index = None if show == SHEET else evaluation_at(result, step)
-        if base is None and index is not None and under == STEP_PREVIEW:
-            base = base_of(result.evaluations[index], image_index)
-        view = _followed if draw == FOLLOWED else _regions
-        return with_preview(cls, view(result, index, image_index, base))
+        def drawn() -> Picture:
+            image_index = image_at(result, batch_index)
+            base = None if image is None else as_array(image, image_index)
+            index = None if show == SHEET else evaluation_at(result, step)
+            if base is None and index is not None and under == STEP_PREVIEW:
+                base = base_of(result.evaluations[index], image_index)
+            draw_run = _followed if draw == FOLLOWED else _regions
+            return draw_run(result, index, image_index, base)
+
+        return view(cls, result, drawn)
 
 
 def _regions(run: Run, index: int | None, image: int, base: Picture | None) -> Picture:

@@ -2,8 +2,10 @@
 
 from comfy_api.latest import io
 
+from ..scfg_core.errors import ScfgError
 from ..scfg_core.hosts.comfyui.tokens import words_of_prompt
 from .common import schema
+from .errors import told
 
 
 class SCFGTextEncode(io.ComfyNode):
@@ -30,9 +32,10 @@ class SCFGTextEncode(io.ComfyNode):
         )
 
     @classmethod
+    @told
     def execute(cls, clip, text: str) -> io.NodeOutput:
         if clip is None:
-            raise RuntimeError(
+            raise ScfgError(
                 "expected a CLIP, got none: the checkpoint has no text encoder; load one with a CLIP loader"
             )
         words = words_of_prompt(clip, text)

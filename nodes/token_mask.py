@@ -3,13 +3,15 @@
 from comfy_api.latest import io
 from torch import Tensor
 
-from ..scfg_core import Grid
+from ..scfg_core import Grid, Segmentation, TokenMaps
 from ..scfg_core.errors import ScfgError
-from ..scfg_core.run.masks import feather, hard_mask, labels_of_scores, soft_mask, stretch
+from ..scfg_core.run.masks import feather, soft_mask, stretch
 from ..scfg_core.run.record import Run
-from ..scfg_core.run.words import labels_of_words
+from ..scfg_core.run.regions import SCOPES, Scope, known_words, word_mask
+from ..scfg_core.run.words import labels_of, some_words_in
 from .common import schema
-from .images import LATENT_CELL, evaluation_at, result_input
+from .errors import problem, told
+from .images import LATENT_CELL, active, evaluation_at, result_input
 
 HARD, SOFT, STRETCHED = "hard", "soft", "stretched"
 AVERAGE, ONE = "average of all steps", "one step"
@@ -35,8 +37,8 @@ class SCFGTokenMask(io.ComfyNode):
                     "mode",
                     options=[HARD, SOFT, STRETCHED],
                     default=HARD,
-                    tooltip="hard: 1 where the words win. soft: their share of the attention of all tokens. "
-                    "stretched: like soft, rescaled to the range 0 to 1; fits the shape best.",
+                    tooltip="hard: 1 where the words win, without stray blocks. soft: their share of the attention "
+                    "of all tokens. stretched: like soft, rescaled to the range 0 to 1; fits the shape best.",
                 ),
                 io.Combo.Input(
                     "over",
@@ -60,11 +62,24 @@ class SCFGTokenMask(io.ComfyNode):
                     optional=True,
                     tooltip="The mask takes the size of this image; otherwise 8 times the latent size.",
                 ),
+                io.Combo.Input(
+                    "scope",
+                    options=[*SCOPES],
+                    default=SCOPES[0],
+                    optional=True,
+                    tooltip="What has to win in a hard mask. phrase: the whole phrase that the word belongs to, "
+                    "with its adjectives. word: the word alone.",
+                ),
             ],
             outputs=[io.Mask.Output(display_name="mask", tooltip="One mask per image of the batch.")],
         )
 
     @classmethod
+    def validate_inputs(cls, words: str | None = None) -> bool | str:
+        return problem(some_words_in, words)
+
+    @classmethod
+    @told
     def execute(
         cls,
         result: Run,
@@ -74,35 +89,62 @@ class SCFGTokenMask(io.ComfyNode):
         step: int,
         feather: float,
         image: Tensor | None = None,
+        scope: Scope = SCOPES[0],
     ) -> io.NodeOutput:
-        return io.NodeOutput(token_mask(result, words, mode, over, step, feather, image))
+        return io.NodeOutput(token_mask(result, words, mode, over, step, feather, image, scope))
 
 
 def token_mask(
-    run: Run, words: str, mode: str, over: str, step: int, radius: float, image: Tensor | None
+    run: Run,
+    words: str,
+    mode: str,
+    over: str,
+    step: int,
+    radius: float,
+    image: Tensor | None,
+    scope: Scope = SCOPES[0],
 ) -> Tensor:
-    """MASK (B, H, W) in 0…1. Raises `ScfgError` if a word is not in the prompt, or a step has no soft maps."""
-    wanted = labels_of_words(words, run.prompts)
+    """MASK (B, H, W) in 0…1. Raises `ScfgError` if S-CFG was inactive, a word is not in the prompt, or a step has
+    no soft maps.
+    """
+    known = known_words(words, active(run).prompts, scope if mode == HARD else "word")
     size = _size(run, image)
-    chosen = len(run.evaluations) - 1 if over != ONE else evaluation_at(run, step)
-    scores = run.mean_scores()
-    if over == ONE and mode != HARD:
-        recorded = [evaluation for evaluation in run.evaluations[: chosen + 1] if evaluation.soft is not None]
-        scores = recorded[-1].soft_maps() if recorded else None
-        if scores is None:
-            raise ScfgError(
-                "expected soft maps of this step, got none: turn on record_soft_maps in S-CFG Attention, or use "
-                "the average of all steps"
-            )
-    if scores is None:
-        raise ScfgError("expected token maps, got none: no attention was observed in this run")
-    if mode != HARD:
+    index = evaluation_at(run, step) if over == ONE else None
+    if mode == HARD:
+        found = _mean_scores(run) if index is None else _segmentation(run, index, scope)
+        mask = word_mask(found, run.prompts, known, size, scope=scope, min_region=run.min_region)
+    else:
+        scores = _mean_scores(run) if index is None else _soft_maps(run, index)
+        wanted = sorted({label for word in known for label in labels_of(word, run.prompts)})
         mask = soft_mask(scores, wanted, size)
         mask = stretch(mask) if mode == STRETCHED else mask
-    else:
-        labels = run.evaluations[chosen].labels if over == ONE else labels_of_scores(scores)
-        mask = hard_mask(labels, wanted, size)
     return feather(mask, radius)
+
+
+def _mean_scores(run: Run) -> TokenMaps:
+    scores = run.mean_scores()
+    if scores is None:
+        raise ScfgError("expected token maps, got none: no attention was observed in this run")
+    return scores
+
+
+def _soft_maps(run: Run, index: int) -> TokenMaps:
+    """Ĉ of an evaluation, or of the last one before it that has any."""
+    recorded = [evaluation for evaluation in run.evaluations[: index + 1] if evaluation.soft is not None]
+    scores = recorded[-1].soft_maps() if recorded else None
+    if scores is None:
+        raise ScfgError(
+            "expected soft maps of this step, got none: turn on record_soft_maps in S-CFG Attention, or use "
+            "the average of all steps"
+        )
+    return scores
+
+
+def _segmentation(run: Run, index: int, scope: Scope) -> Segmentation | TokenMaps:
+    """The regions of an evaluation; its soft maps, where it has them, tell those of phrases more exactly."""
+    evaluation = run.evaluations[index]
+    scores = evaluation.soft_maps() if scope == "phrase" else None
+    return scores or Segmentation(evaluation.labels, evaluation.foreground)
 
 
 def _size(run: Run, image: Tensor | None) -> Grid:

@@ -1,9 +1,11 @@
-"""S-CFG Word Weights: guidance factors for single words."""
+"""S-CFG Word Weights: guidance factors for words and the phrases that they belong to."""
 
 from comfy_api.latest import io
 
-from ..scfg_core.run.words import parse_weights
+from ..scfg_core.run.regions import SCOPES, Scope
+from ..scfg_core.run.weights import parse_weights
 from .common import WordWeightsType, schema
+from .errors import problem, told
 
 
 class SCFGWordWeights(io.ComfyNode):
@@ -12,8 +14,8 @@ class SCFGWordWeights(io.ComfyNode):
         return schema(
             node_id="SCFGWordWeights",
             display_name="S-CFG Word Weights",
-            description="Multiplies the guidance scale in the regions of single words or phrases. Encode the "
-            "prompt with S-CFG Text Encode, so that its words are known.",
+            description="Multiplies the guidance scale in the regions of words and of the phrases that they belong "
+            "to. Encode the prompt with S-CFG Text Encode, so that its words are known.",
             search_aliases=["prompt weight", "regional CFG", "word guidance", "scfg"],
             inputs=[
                 io.String.Input(
@@ -21,12 +23,26 @@ class SCFGWordWeights(io.ComfyNode):
                     multiline=True,
                     default="horse: 1.3, sky: 0.8",
                     tooltip="word: factor, separated by commas; phrases may contain spaces. Factors from 0 to 10; "
-                    "the result may be below ratio_min.",
+                    "the result may be below ratio_min. An at sign and two numbers from 0 to 1 limit a factor to a "
+                    "part of the schedule: see the help page.",
+                ),
+                io.Combo.Input(
+                    "scope",
+                    options=[*SCOPES],
+                    default=SCOPES[0],
+                    optional=True,
+                    tooltip="What a factor acts on. phrase: the region of the whole phrase that the word belongs "
+                    "to, with its adjectives. word: the region of the word alone, which is often empty.",
                 ),
             ],
             outputs=[WordWeightsType.Output(display_name="word_weights", tooltip="For S-CFG Guidance.")],
         )
 
     @classmethod
-    def execute(cls, weights: str) -> io.NodeOutput:
-        return io.NodeOutput(parse_weights(weights))
+    def validate_inputs(cls, weights: str | None = None) -> bool | str:
+        return problem(parse_weights, weights)
+
+    @classmethod
+    @told
+    def execute(cls, weights: str, scope: Scope = SCOPES[0]) -> io.NodeOutput:
+        return io.NodeOutput(parse_weights(weights, scope))

@@ -11,9 +11,9 @@ With a sampler of your own, step by step:
     ratio = ratio_map(eps_cond - eps_uncond, segmentation, settings, guidance_scale)
     eps = combine(eps_cond, eps_uncond, ratio, guidance_scale)
 
-Rooms: `method` is the paper, one file per stage; `collect` turns the q and k of a running model into maps; `run`
-is one
-sampling run; `hosts` connects it to ComfyUI and diffusers.
+Rooms: `method` is the paper, one file per stage; `collect` turns the q and k of a running model into maps;
+`families` is what is known of transformers; `run` is one sampling run; `hosts` connects it to ComfyUI and
+diffusers.
 """
 
 from .errors import ScfgError, SettingsError, ShapeError
@@ -30,7 +30,8 @@ from .run.evaluation import Evaluation
 from .run.notes import Note
 from .run.record import Run
 from .run.session import Collection
-from .run.words import labels_of, parse_weights
+from .run.weights import WordWeight, WordWeights, parse_weights
+from .run.words import labels_of
 
 __all__ = [
     "PRESETS",
@@ -50,6 +51,8 @@ __all__ = [
     "SettingsError",
     "ShapeError",
     "TokenMaps",
+    "WordWeight",
+    "WordWeights",
     "agreement",
     "collect_maps",
     "combine",

@@ -49,15 +49,15 @@ def nearest_index(source: int, target: int, device: torch.device | None = None) 
 
 def nearest(cells: Tensor, target: Grid) -> Tensor:
     """Bring cells (…, h, w) of any dtype to (…, target.h, target.w) by `nearest_index`; no value is invented."""
-    index = _nearest_cells(Grid(*cells.shape[-2:]), target, cells.device)
+    index = nearest_cells(tuple(cells.shape[-2:]), (target.h, target.w), cells.device)
     return cells.flatten(-2).index_select(-1, index).unflatten(-1, (target.h, target.w))
 
 
 @lru_cache(maxsize=32)
-def _nearest_cells(source: Grid, target: Grid, device: torch.device) -> Tensor:
-    """Cell of the source under each cell of the target, (target.area,) int64: made once for a size and device."""
-    rows, columns = nearest_index(source.h, target.h, device), nearest_index(source.w, target.w, device)
-    return rearrange(rows[:, None] * source.w + columns, "h w -> (h w)")
+def nearest_cells(source: tuple[int, ...], target: tuple[int, ...], device: torch.device) -> Tensor:
+    """Cell of the source (h, w) under each cell of the target, (h·w,) int64; made once for sizes and device."""
+    rows, columns = (nearest_index(*sides, device) for sides in zip(source, target, strict=True))
+    return rearrange(rows[:, None] * source[1] + columns, "h w -> (h w)")
 
 
 def patch_mean(values: Tensor, grid: Grid) -> Tensor:
@@ -72,9 +72,9 @@ def bilinear(maps: Tensor, source: Grid, target: Grid) -> Tensor:
     """Bring token maps (b, source.area, t) to (b, target.area, t), bilinear, align_corners=False, by size."""
     if source == target:
         return maps
-    image = rearrange(maps, "b (h w) t -> b t h w", h=source.h, w=source.w)
+    image = maps.mT.unflatten(2, (source.h, source.w))
     image = F.interpolate(image, size=(target.h, target.w), mode="bilinear", align_corners=False)
-    return rearrange(image, "b t h w -> b (h w) t")
+    return image.flatten(2).mT
 
 
 def smooth_3x3(image: Tensor, frames: int = 1) -> Tensor:
@@ -86,7 +86,6 @@ def smooth_3x3(image: Tensor, frames: int = 1) -> Tensor:
     if frames > 1:
         image = rearrange(image, "b c (f h) w -> b (c f) h w", f=frames)
         return rearrange(smooth_3x3(image), "b (c f) h w -> b c (f h) w", f=frames)
-    side = math.exp(-1.0)
     if min(image.shape[-2:]) > 1:
         padded = F.pad(image, (1, 1, 1, 1), mode="reflect")
     else:
@@ -95,8 +94,12 @@ def smooth_3x3(image: Tensor, frames: int = 1) -> Tensor:
         padded = image
     for axis in (-2, -1):
         before, here, after = (padded.narrow(axis, offset, padded.shape[axis] - 2) for offset in range(3))
-        padded = torch.add(here, before + after, alpha=side)
-    return padded * (1 + 2 * side) ** -2
+        padded = torch.lerp(here, torch.lerp(before, after, 0.5), _SIDES)
+    return padded
+
+
+_SIDES = 2 / (math.e + 2)
+"""Weight of both neighbours together, e⁻¹ each beside 1, after normalisation."""
 
 
 def smooth_token_maps(maps: Tensor, grid: Grid) -> Tensor:

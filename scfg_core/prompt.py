@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass, replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from typing import Literal
 
 from .errors import ShapeError
@@ -65,14 +65,7 @@ class Prompt:
 
         Raises `ShapeError` where START lies outside the prompt.
         """
-        starts = frozenset(start_tokens)
-        if not all(0 <= start < num_tokens for start in starts):
-            raise ShapeError(
-                f"expected start_tokens from 0 to {num_tokens - 1}, got {tuple(sorted(starts))}: "
-                "give the index of START in every chunk, or () for a text encoder without START"
-            )
-        roles: tuple[Role, ...] = tuple("start" if i in starts else "word" for i in range(num_tokens))
-        return cls(branch, roles, tuple(texts), tuple(words))
+        return _plain(branch, num_tokens, frozenset(start_tokens), tuple(texts), tuple(words))
 
     @property
     def num_tokens(self) -> int:
@@ -87,6 +80,22 @@ class Prompt:
     def owners(self) -> tuple[int, ...]:
         """Columns that may own patches, ascending."""
         return tuple(i for i, role in enumerate(self.roles) if role in OWNERS)
+
+    @cached_property
+    def owner_runs(self) -> tuple[range, ...]:
+        """The owners as runs of consecutive columns."""
+        runs: list[range] = []
+        for index in self.owners:
+            if runs and runs[-1].stop == index:
+                runs[-1] = range(runs[-1].start, index + 1)
+            else:
+                runs.append(range(index, index + 1))
+        return tuple(runs)
+
+    @cached_property
+    def owner_labels(self) -> tuple[int, ...]:
+        """Labels of the owners."""
+        return tuple(self.first_label + index for index in self.owners)
 
     @cached_property
     def dead(self) -> tuple[int, ...]:
@@ -107,10 +116,24 @@ class Prompt:
         return [(self.texts[found[0] - self.first_label], tuple(found)) for _, found in sorted(labels.items())]
 
 
+@lru_cache(maxsize=64)
+def _plain(
+    branch: Branch, num_tokens: int, starts: frozenset[int], texts: tuple[str, ...], words: tuple[int, ...]
+) -> Prompt:
+    """`Prompt.plain`, once for the same prompt: hosts ask at every evaluation, and what it works out is kept."""
+    if not all(0 <= start < num_tokens for start in starts):
+        raise ShapeError(
+            f"expected start_tokens from 0 to {num_tokens - 1}, got {tuple(sorted(starts))}: "
+            "give the index of START in every chunk, or () for a text encoder without START"
+        )
+    roles: tuple[Role, ...] = tuple("start" if i in starts else "word" for i in range(num_tokens))
+    return Prompt(branch, roles, texts, words)
+
+
 def number_labels(prompts: Iterable[Prompt]) -> list[Prompt]:
     """The prompts of one branch with consecutive labels: each begins after the one before it."""
     numbered, first = [], 0
     for prompt in prompts:
-        numbered.append(replace(prompt, first_label=first))
+        numbered.append(prompt if prompt.first_label == first else replace(prompt, first_label=first))
         first += prompt.num_tokens
     return numbered

@@ -9,13 +9,9 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from .core import UNOWNED, Evaluation, Prompt, Run
+from .core import FUNCTION_WORDS, JOINING, UNOWNED, Evaluation, Prompt, Run
 from .palette import COLOUR_NAMES, END, NOBODY, PADDING, START, WORDS, word_colour
 from .text import Colour
-
-_JOINING = {"and", "or"}
-_LITTLE = {"a", "an", "at", "by", "for", "from", "in", "into", "its", "of", "on", "the", "to", "with"} | _JOINING
-"""Words that say nothing alone, as punctuation does: they go with the next word, or at the end with the last."""
 
 _NO_WORD = {
     "<start>": ("no word (start)", START),
@@ -89,11 +85,11 @@ def _phrases(spelled: Sequence[tuple[str, tuple[int, ...]]]) -> list[_Phrase]:
 
 
 def _is_little(word: str) -> bool:
-    return word.casefold() in _LITTLE or not any(letter.isalnum() for letter in word)
+    return word.casefold() in FUNCTION_WORDS or not any(letter.isalnum() for letter in word)
 
 
 def _is_shown(word: str) -> bool:
-    return word.casefold() in _LITTLE - _JOINING
+    return word.casefold() in FUNCTION_WORDS - JOINING
 
 
 def _colours(words: Sequence[str]) -> list[Colour]:

@@ -1,6 +1,7 @@
 """Text in images, in Pillow's own font, or in a system font for characters that it lacks."""
 
 from functools import cache
+from typing import cast
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
@@ -25,12 +26,8 @@ _NONCHARACTER = "\uffff"
 
 @cache
 def _font(name: str | None, size: int) -> Font | None:
-    if name is None:
-        font = ImageFont.load_default(size)
-        assert isinstance(font, Font)
-        return font
     try:
-        return ImageFont.truetype(name, size)
+        return cast(Font, ImageFont.load_default(size)) if name is None else ImageFont.truetype(name, size)
     except OSError:
         return None
 
@@ -52,10 +49,8 @@ def _supports(name: str | None, character: str) -> bool:
 def font_for(text: str, size: int = SIZE) -> Font:
     """Pillow's own font, or the first system font that has every character of `text`."""
     names = [None, *_FALLBACKS]
-    name = next((name for name in names if all(_supports(name, character) for character in set(text))), None)
-    font = _font(name, size)
-    assert font is not None
-    return font
+    fitting = (name for name in names if all(_supports(name, character) for character in set(text)))
+    return cast(Font, _font(next(fitting, None), size))  # Pillow's own is always there
 
 
 def one_line(text: str) -> str:
@@ -82,6 +77,18 @@ def shorten(text: str, width: int, size: int = SIZE) -> str:
     while text and width_of(text + "...", size) > width:
         text = text[:-1]
     return text.rstrip() + "..."
+
+
+def wrap(text: str, width: int, size: int = SIZE) -> list[str]:
+    """Lines of at most `width` pixels, broken between words; a word that is wider is shortened."""
+    lines: list[str] = []
+    for word in one_line(text).split():
+        longer = f"{lines[-1]} {word}" if lines else word
+        if lines and width_of(longer, size) <= width:
+            lines[-1] = longer
+        else:
+            lines.append(shorten(word, width, size))
+    return lines
 
 
 def write(

@@ -4,11 +4,15 @@ const MAX_FRAMES = 256;
 
 /** A run of one node; frames are ordered by evaluation. */
 export class Result {
-  constructor({ graph, node, run }) {
-    this.graph = graph;
-    this.node = node;
-    this.run = run;
+  constructor({ graph, node, run, prompt }) {
+    Object.assign(this, { graph, node, run, prompt });
     this.frames = [];
+    this.status = ""; // one line, once the run has ended
+    this.active = true; // whether S-CFG was
+  }
+
+  end({ status, active }) {
+    Object.assign(this, { status, active });
   }
 
   add(message) {
@@ -18,8 +22,11 @@ export class Result {
     if (this.frames.length > MAX_FRAMES) this.frames = this.frames.filter((_, i) => i % 2 === 0);
   }
 
-  /** Texts and colours of all words of all frames, largest total area first: the same order at every step. */
-  words() {
+  /**
+   * Texts and colours of the words of all frames, with their area in `frame`: those that own something there first;
+   * within both parts the largest total area first, so that the order is the same at every step.
+   */
+  words(frame) {
     const byText = new Map();
     for (const frame of this.frames) {
       for (const { text, colour, area } of frame.words) {
@@ -28,7 +35,10 @@ export class Result {
         byText.set(text, word);
       }
     }
-    return [...byText.values()].sort((a, b) => b.area - a.area);
+    const here = new Map(frame.words.map(({ text, area }) => [text, area]));
+    const words = [...byText.values()].sort((a, b) => b.area - a.area);
+    for (const word of words) word.area = here.get(word.text) ?? 0;
+    return [...words.filter(({ area }) => area), ...words.filter(({ area }) => !area)];
   }
 }
 

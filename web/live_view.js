@@ -1,8 +1,10 @@
-// The live view: a canvas with a run's regions and scales, a step slider and a clickable legend.
+// The live view: a canvas with a run's regions and scales and a step slider; below it, as text of the page, a legend
+// to click on, and a line about the run or about the place under the pointer.
 
 import * as parts from "./live_draw.js";
+import { Legend, describe, readout } from "./live_legend.js";
 
-const HEIGHT = 270;
+const HEIGHT = 300;
 const PAD = 8;
 const INSET = 4;
 const OVERSAMPLING = 2;
@@ -18,23 +20,20 @@ export class LiveView {
     this.selected = null; // evaluation index chosen by the user; null follows the run
     this.solo = null; // text of the only word shown, or null
     this.pointer = null; // [x, y] on the canvas
-    this.areas = []; // clickable parts of the drawing: {kind, box: [x, y, w, h], …}
+    this.areas = []; // parts of the drawing that react to the pointer: {kind, box: [x, y, w, h]}
     this.run = null;
-    this.element = document.createElement("div");
-    this.element.className = "scfg-live";
-    this.canvas = document.createElement("canvas");
-    Object.assign(this.element.style, {
-      position: "relative",
-      minHeight: `${HEIGHT - 2 * PAD}px`,
-      overflow: "hidden",
-      color: "var(--input-text, #ddd)",
-    });
-    Object.assign(this.canvas.style, { position: "absolute", inset: "0", width: "100%", height: "100%" });
-    Object.assign(this.canvas.style, { touchAction: "none", outline: "none" }); // the slider's knob shows the focus
+    this.element = make("div", "scfg-live");
+    this.element.style.minHeight = `${HEIGHT}px`;
+    const images = (this.images = make("div", "scfg-images"));
+    this.canvas = make("canvas", "");
     this.canvas.tabIndex = 0;
-    this.element.append(this.canvas);
+    this.empty = make("div", "scfg-empty");
+    images.append(this.canvas, this.empty);
+    this.legend = new Legend((text) => this.#choose(text));
+    this.status = make("div", "scfg-status");
+    this.element.append(images, this.legend.element, this.status);
     this.#listen();
-    new ResizeObserver(() => this.refresh()).observe(this.element);
+    new ResizeObserver(() => this.refresh()).observe(images);
   }
 
   /** Draw with the next animation frame, once for any number of calls. */
@@ -72,15 +71,16 @@ export class LiveView {
   #press(event) {
     if (event.button !== 0) return;
     const position = this.#position(event);
-    const area = this.#areaAt(position);
-    if (area?.kind === "word") {
-      this.solo = this.solo === area.text ? null : area.text;
-      this.refresh();
-    } else if (area?.kind === "slider") {
-      this.dragging = true;
-      this.canvas.setPointerCapture(event.pointerId);
-      this.#slide(position[0]);
-    }
+    if (this.#areaAt(position)?.kind !== "slider") return;
+    this.dragging = true;
+    this.canvas.setPointerCapture(event.pointerId);
+    this.#slide(position[0]);
+  }
+
+  /** Show only this word, or all again. */
+  #choose(text) {
+    this.solo = this.solo === text ? null : text;
+    this.refresh();
   }
 
   #move(event) {
@@ -130,7 +130,7 @@ export class LiveView {
   // ---- drawing
 
   draw() {
-    const size = [this.element.clientWidth, this.element.clientHeight];
+    const size = [this.canvas.clientWidth, this.canvas.clientHeight];
     const [width, height] = size.map((length) => length - 2 * INSET);
     if (width <= 0 || height <= 0) return;
     this.result = this.find();
@@ -141,16 +141,24 @@ export class LiveView {
     const ink = getComputedStyle(this.element).color;
     const context = parts.clearedContext(this.canvas, ...size, INSET, pixelRatio, ink);
     this.element.dataset.frames = this.#frames().length;
-    if (!frame) {
-      this.areas = [];
-      const text = this.isOn() ? "Run to see regions and scales here" : "The live view is turned off in the settings";
-      parts.drawPlaceholder(context, text, width, height);
-      this.#announce(text);
-      return;
+    if (frame) {
+      this.#drawFrame(context, frame, width, height);
+    } else {
+      this.#drawNothing();
     }
-    const hovered = this.#hovered(frame);
-    this.#drawFrame(context, frame, hovered, width, height);
-    this.#announce(description(frame, hovered), frame);
+  }
+
+  /** Without a frame: why there is none. */
+  #drawNothing() {
+    const inactive = this.result && !this.result.active;
+    const off = this.isOn() ? "Run to see regions and scales here" : "The live view is turned off in the settings";
+    const text = inactive ? this.result.status : off;
+    this.areas = [];
+    this.legend.clear();
+    this.empty.textContent = text;
+    this.status.textContent = inactive ? "" : (this.result?.status ?? "");
+    this.status.title = "";
+    this.#announce(text);
   }
 
   /** For screen readers: an image, or with a frame a slider over the steps. */
@@ -165,27 +173,41 @@ export class LiveView {
     set("aria-valuetext", text);
   }
 
-  /** From top to bottom: both images, their readouts, the slider, the legend. */
-  #drawFrame(context, frame, hovered, width, height) {
-    const words = this.result.words();
+  /** From top to bottom: both images, the step and the colour ramp, the slider, the legend, the status. */
+  #drawFrame(context, frame, width, height) {
+    const words = this.result.words(frame);
     if (!words.some(({ text }) => text === this.solo)) this.solo = null;
     const preview = frame.image();
     const aspect = preview ? preview.naturalWidth / preview.naturalHeight : frame.width / frame.height;
-    const below = 5 * parts.LINE + 3 * PAD;
+    const below = 3 * parts.LINE + PAD / 2;
+    this.images.style.flexBasis = `${(width - PAD) / 2 / aspect + below + 2 * INSET}px`;
     const side = Math.min((width - PAD) / 2, (height - below) * aspect);
     const [left, right, tall] = [(width - PAD) / 2 - side, (width + PAD) / 2, side / aspect];
     const regions = parts.drawRegions(context, frame, preview, this.solo, [left, 0, side, tall]);
     const scales = parts.drawScales(context, frame, this.solo, [right, 0, side, tall]);
-    let top = tall + PAD / 2;
-    parts.drawReadout(context, hovered, this.solo, left, top, side);
-    parts.drawRamp(context, frame, right, top, side);
-    top += 2 * parts.LINE;
+    const under = tall + PAD / 2;
+    parts.drawStep(context, frame, left, under, side);
+    parts.drawRamp(context, frame, right, under, side);
     const last = this.#frames().length - 1;
+    const position = last ? this.#current() / last : 1;
     const focused = document.activeElement === this.canvas;
-    const slider = parts.drawSlider(context, frame, last ? this.#current() / last : 1, focused, top, width);
-    top += parts.LINE + PAD;
-    const legend = parts.drawLegend(context, frame, words, this.solo, top, width, height);
-    this.areas = [regions, scales, slider, ...legend];
+    const slider = parts.drawSlider(context, position, focused, under + 2 * parts.LINE, width);
+    this.areas = [regions, scales, slider];
+    this.empty.textContent = "";
+    this.legend.show(words, this.solo);
+    this.#drawStatus(frame);
+  }
+
+  /** The word under the pointer, else how the run ended. */
+  #drawStatus(frame) {
+    const hovered = this.#hovered(frame);
+    if (hovered) {
+      this.status.replaceChildren(readout(hovered.word, hovered.scale));
+    } else {
+      this.status.textContent = this.solo ? "Click the word again to show all." : this.result.status;
+    }
+    this.status.title = this.result.status;
+    this.#announce(description(frame, hovered?.word), frame);
   }
 
   /** Word and scale under the pointer, or null. */
@@ -201,7 +223,12 @@ export class LiveView {
 /** A frame in words, for screen readers. */
 function description(frame, hovered) {
   const step = `S-CFG, step ${frame.step + 1} of ${frame.steps}`;
-  const entry = (word) => `${word.text}: ${parts.describe(word)}`;
-  if (hovered) return `${step}. Here ${entry(hovered.word)}`;
-  return `${step}. ${frame.words.map(entry).join("; ")}`;
+  if (hovered) return `${step}. Here ${describe(hovered)}`;
+  return `${step}. ${frame.words.map(describe).join("; ")}`;
+}
+
+function make(kind, name) {
+  const element = document.createElement(kind);
+  element.className = name;
+  return element;
 }

@@ -1,42 +1,45 @@
-// The only file that talks to ComfyUI's front end: settings, events, and the live view on a node.
+// The only file that talks to ComfyUI's front end: settings, events, and the live view and messages on nodes.
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
 import { LiveView } from "./live_view.js";
-import { Result } from "./live_result.js";
+import { Runs } from "./live_runs.js";
 
 const NODES = ["SCFGAttention", "SCFGGuidance"];
-const EVENT = "scfg.step";
 const WIDGET = "scfg_live";
+const MESSAGE = "scfg_message";
+const MESSAGE_HEIGHT = 58;
 const ON = "SCFG.Live.On";
 const INTERVAL = "SCFG.Live.Interval";
 const DEFAULT_INTERVAL = 150;
-const MAX_RESULTS = 32;
 const NODE_WIDTH = 340;
 
-/** Results by graph and execution id ("12:5" inside a subgraph), the newest run last. */
-const results = new Map();
+const runs = new Runs();
 
 let subscribed = null;
+let currentPrompt = null;
+let asking = Promise.resolve();
 
 const setting = (name, fallback) => app.extensionManager?.setting?.get(name) ?? fallback;
 
 /** Tell the server how often this page wants frames; when the live view is off, drop old frames. */
 async function subscribe() {
   if (!api.clientId) return;
-  if (!setting(ON, true)) results.clear();
+  if (!setting(ON, true)) runs.clear();
   const interval = setting(ON, true) ? Math.max(1, Number(setting(INTERVAL, DEFAULT_INTERVAL))) / 1000 : null;
   const request = JSON.stringify({ client: api.clientId, interval });
   if (request === subscribed) return;
   subscribed = request;
-  refresh();
+  refreshAll();
   try {
-    const headers = { "Content-Type": "application/json" };
-    await api.fetchApi("/scfg/live", { method: "POST", headers, body: request });
+    await post("/scfg/live", request);
   } catch {
     subscribed = null;
   }
 }
+
+const post = (path, body) =>
+  api.fetchApi(path, { method: "POST", headers: { "Content-Type": "application/json" }, body });
 
 /** The page announces a setting before it stores the new value. */
 const changed = () => queueMicrotask(subscribe);
@@ -49,46 +52,96 @@ function nodeAt(executionId) {
   return graph?.getNodeById(Number(path.at(-1))) ?? undefined;
 }
 
-const isOpen = (result) => !result.graph || result.graph === (app.rootGraph ?? app.graph)?.id;
+const isOpen = ({ graph }) => !graph || graph === (app.rootGraph ?? app.graph)?.id;
+
+const openNode = (message) => (isOpen(message) ? nodeAt(message.node) : undefined);
 
 /** The newest result of a node; looked up when drawing, because a node gets its id after it is created. */
-function resultOf(node) {
-  let found = null;
-  for (const result of results.values()) if (isOpen(result) && nodeAt(result.node) === node) found = result;
-  return found;
-}
+const resultOf = (node) => runs.find((result) => openNode(result) === node);
 
-function refresh(node) {
-  for (const target of node ? [node] : (app.canvas?.graph?.nodes ?? [])) {
-    target.widgets?.find(({ name }) => name === WIDGET)?.view?.refresh();
+const viewOf = (node) => node.widgets?.find(({ name }) => name === WIDGET)?.view;
+
+const refresh = (node) => node && viewOf(node)?.refresh();
+
+const refreshAll = () => (app.canvas?.graph?.nodes ?? []).forEach(refresh);
+
+/** Nodes with a live view in the open workflow and its subgraphs. */
+function* viewedNodes(graph = app.rootGraph ?? app.graph) {
+  for (const node of graph?.nodes ?? []) {
+    if (viewOf(node)) yield node;
+    if (node.subgraph) yield* viewedNodes(node.subgraph);
   }
 }
 
-function receive(message) {
-  const key = `${message.graph} ${message.node}`;
-  let result = results.get(key);
-  if (result?.run !== message.run) {
-    result = new Result(message);
-    results.delete(key);
-    results.set(key, result);
-    if (results.size > MAX_RESULTS) results.delete(results.keys().next().value);
-  }
-  result.add(message);
-  const node = isOpen(result) ? nodeAt(message.node) : undefined;
-  if (node) refresh(node);
+/** Ask which runs made the images of the current prompt, if it did not make all of them anew; one question at a time. */
+function recall(prompt, isOver) {
+  currentPrompt = prompt;
+  asking = asking.then(() => ask(prompt, isOver)).catch(() => {});
 }
+
+async function ask(prompt, isOver) {
+  if ([...viewedNodes()].every((node) => resultOf(node)?.prompt === prompt)) return;
+  const response = await post("/scfg/runs", JSON.stringify({ prompt, known: runs.complete() }));
+  if (!response.ok || currentPrompt !== prompt || !setting(ON, true)) return;
+  for (const message of (await response.json()).runs) runs.addRecalled(message, isOver);
+  refreshAll();
+}
+
+/** Nodes 2.0 keeps the elements of a former node with the same id, for example after “undo”: put ours there. */
+function claim(node) {
+  const element = viewOf(node)?.element;
+  if (!window.LiteGraph?.vueNodesMode || !element || element.isConnected) return;
+  document.querySelector(`[data-node-id="${CSS.escape(node.id)}"] .scfg-live`)?.replaceWith(element);
+}
+
+const claimAll = () => requestAnimationFrame(() => (app.canvas?.graph?.nodes ?? []).forEach(claim));
 
 function mount(node) {
   const view = new LiveView(() => resultOf(node), () => setting(ON, true));
-  view.element.addEventListener("wheel", (event) => {
-    if (!window.LiteGraph?.vueNodesMode) app.canvas.processMouseWheel(event);
-  });
-  const options = { serialize: false, hideOnZoom: false, getMinHeight: () => LiveView.height, margin: 6 };
-  const widget = node.addDOMWidget(WIDGET, "SCFG_LIVE", view.element, options);
-  widget.serialize = false;
+  const widget = addElement(node, WIDGET, view.element, LiveView.height);
   widget.view = view;
   const size = node.computeSize();
   node.setSize([Math.max(NODE_WIDTH, size[0]), size[1]]);
+  claimAll();
+}
+
+/** Whether the text under the pointer is longer than its place. */
+function scrolls(target) {
+  const text = target.closest(".scfg-message, .scfg-status, .scfg-open");
+  return text !== null && text.scrollHeight > text.clientHeight;
+}
+
+function addElement(node, name, element, height) {
+  element.addEventListener("wheel", (event) => {
+    if (!window.LiteGraph?.vueNodesMode && !scrolls(event.target)) app.canvas.processMouseWheel(event);
+  });
+  const options = { serialize: false, hideOnZoom: false, getMinHeight: () => height, margin: 6 };
+  const widget = node.addDOMWidget(name, name.toUpperCase(), element, options);
+  widget.serialize = false;
+  return widget;
+}
+
+/** Show a line of text on a node, until it runs again; an empty one takes the last one back. */
+function showMessage({ text, ...place }) {
+  const node = openNode(place);
+  if (!node) return;
+  removeMessage(node);
+  if (!text) return;
+  const element = document.createElement("div");
+  element.className = "scfg-message";
+  element.textContent = text;
+  addElement(node, MESSAGE, element, MESSAGE_HEIGHT);
+}
+
+function removeMessage(node) {
+  const widget = node?.widgets?.find(({ name }) => name === MESSAGE);
+  if (widget) node.removeWidget(widget);
+}
+
+function addStyle() {
+  const link = document.createElement("link");
+  Object.assign(link, { rel: "stylesheet", href: new URL("./scfg.css", import.meta.url).href });
+  document.head.append(link);
 }
 
 app.registerExtension({
@@ -118,12 +171,26 @@ app.registerExtension({
     if (NODES.includes(node.comfyClass)) mount(node);
   },
   setup() {
-    api.addEventListener(EVENT, ({ detail }) => receive(detail));
-    api.addEventListener("status", subscribe);
-    api.addEventListener("reconnected", () => {
+    addStyle();
+    const on = (event, handler) => api.addEventListener(event, ({ detail }) => handler(detail));
+    on("scfg.step", (message) => {
+      runs.addFrame(message);
+      refresh(openNode(message));
+    });
+    on("scfg.run", (message) => {
+      runs.addEnd(message);
+      refresh(openNode(message));
+    });
+    on("scfg.message", showMessage);
+    on("executing", (id) => id && removeMessage(nodeAt(id)));
+    on("execution_cached", ({ prompt_id }) => recall(prompt_id, false));
+    on("execution_success", ({ prompt_id }) => recall(prompt_id, true));
+    on("status", subscribe);
+    on("reconnected", () => {
       subscribed = null;
       subscribe();
     });
+    app.canvas.canvas.addEventListener("litegraph:set-graph", claimAll);
     subscribe();
   },
 });

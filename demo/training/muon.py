@@ -9,12 +9,17 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 
+def has_bfloat16(device: torch.device) -> bool:
+    """Whether products in bfloat16 are fast there."""
+    return device.type == "cuda" or (device.type == "cpu" and torch.cpu._is_avx512_bf16_supported())
+
+
 def orthogonal(matrices: Tensor, rounds: int = 5) -> Tensor:
     """The nearest matrices with singular values near 1, by the quintic Newton-Schulz iteration: (k, m, n)."""
     a, b, c = 3.4445, -4.7750, 2.0315
     tall = matrices.shape[1] > matrices.shape[2]
     x = matrices.mT if tall else matrices
-    x = x.bfloat16() if x.is_cuda else x
+    x = x.bfloat16() if has_bfloat16(x.device) else x
     x = x / (x.norm(dim=(1, 2), keepdim=True) + 1e-7)
     for _ in range(rounds):
         gram = x @ x.mT

@@ -85,17 +85,20 @@ def rate(step: int, progress: float, s: Schedule) -> float:
     return min(1.0, (step + 1) / s.warmup, max(s.floor, (1 - progress) / s.cooldown))
 
 
+LEVELS = 1000
+"""Noise levels t: 0 … 999."""
+
+
 class Stage(ABC):
     """A run of training: what it trains, the average of that, optimisers with their full rates, and step."""
 
-    def __init__(self, model: DemoModel, trained: nn.Module, s: Schedule, device: str) -> None:
+    def __init__(self, trained: nn.Module, s: Schedule, device: str) -> None:
         self.s, self.device, self.step, self.spent = s, device, 0, 0.0
-        self.model, self.trained = model, trained.to(device)
+        self.trained = trained.to(device)
         self.mean = copy.deepcopy(self.trained).requires_grad_(False)
         self.optimisers = self.make_optimisers()
         self.full_rates = [optimiser.param_groups[0]["lr"] for optimiser in self.optimisers]
         self.feed = Feed(s.batch, s.seed, device)
-        self.alphas_cumprod = alphas_cumprod(model.config["scheduler"]).to(device)
         self.bin_loss = torch.ones(s.noise_bins, device=device)
 
     @abstractmethod
@@ -107,8 +110,12 @@ class Stage(ABC):
         """The loss of this step, which `rng` and `self.step` decide."""
 
     @abstractmethod
-    def averaged(self) -> DemoModel:
-        """The model with the averaged weights."""
+    def signal_and_noise(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        """How much signal and how much noise there is at t (B,): (B, 1, 1, 1) each."""
+
+    @abstractmethod
+    def export(self, path: Path) -> None:
+        """Write the averaged weights as a model that can be loaded."""
 
     @property
     def progress(self) -> float:
@@ -120,23 +127,9 @@ class Stage(ABC):
         a, b = self.signal_and_noise(t)
         return a * x0 + b * noise
 
-    def velocity(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
-        """What v-prediction predicts."""
-        a, b = self.signal_and_noise(t)
-        return a * noise - b * x0
-
-    def signal_and_noise(self, t: Tensor) -> tuple[Tensor, Tensor]:
-        alpha = self.alphas_cumprod[t][:, None, None, None]
-        return alpha.sqrt(), (1 - alpha).sqrt()
-
-    def predict(self, x: Tensor, t: Tensor, ids: Tensor) -> Tensor:
-        """v (B, 12, 32, 32); on CUDA in bfloat16."""
-        with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda):
-            return self.model.unet(x, t, encoder_hidden_states=self.model.text_encoder(ids)).sample.float()
-
     def balanced(self, error: Tensor, t: Tensor) -> Tensor:
         """Mean of errors (B,), each over the running mean of its noise level, so that all levels count alike."""
-        which = t * self.s.noise_bins // len(self.alphas_cumprod)
+        which = t * self.s.noise_bins // LEVELS
         sums = torch.zeros_like(self.bin_loss).index_add_(0, which, error.detach())
         counts = torch.zeros_like(self.bin_loss).index_add_(0, which, torch.ones_like(error))
         keep = min(0.99, (self.step + 1) / (self.step + 10))
@@ -203,12 +196,39 @@ class Stage(ABC):
         for optimiser, saved in zip(self.optimisers, state["optimisers"], strict=True):
             optimiser.load_state_dict({**saved, "param_groups": optimiser.state_dict()["param_groups"]})
 
+
+class Diffusion(Stage):
+    """A stage of the U-Net: v-prediction along its schedule."""
+
+    def __init__(self, model: DemoModel, trained: nn.Module, s: Schedule, device: str) -> None:
+        self.model = model
+        super().__init__(trained, s, device)
+        self.alphas_cumprod = alphas_cumprod(model.config["scheduler"]).to(device)
+
+    @abstractmethod
+    def averaged(self) -> DemoModel:
+        """The model with the averaged weights."""
+
+    def velocity(self, x0: Tensor, t: Tensor, noise: Tensor) -> Tensor:
+        """What v-prediction predicts."""
+        a, b = self.signal_and_noise(t)
+        return a * noise - b * x0
+
+    def signal_and_noise(self, t: Tensor) -> tuple[Tensor, Tensor]:
+        alpha = self.alphas_cumprod[t][:, None, None, None]
+        return alpha.sqrt(), (1 - alpha).sqrt()
+
+    def predict(self, x: Tensor, t: Tensor, ids: Tensor) -> Tensor:
+        """v (B, 12, 32, 32); on CUDA in bfloat16."""
+        with torch.autocast(x.device.type, torch.bfloat16, enabled=x.is_cuda):
+            return self.model.unet(x, t, encoder_hidden_states=self.model.text_encoder(ids)).sample.float()
+
     def export(self, path: Path) -> None:
         """Write the averaged weights as a model that `load_model` reads."""
         save_model(self.averaged(), path)
 
 
-class WholeModel(Stage):
+class WholeModel(Diffusion):
     """A stage that trains the U-Net and the text encoder."""
 
     mean: nn.ModuleList

@@ -19,13 +19,13 @@ from ..unet import attention_blocks
 from ..words import PAD
 from .attention import fuse, probe_all, propagate
 from .settings import StartTraining
-from .stage import Stage
+from .stage import Diffusion
 
 OPENING = 0.5
 """How far the bias of the text encoder's norm moves along its gain, so that all words share a constant."""
 
 
-class Start(Stage):
+class Start(Diffusion):
     """START is low on things where nothing is said, and below the words where something is."""
 
     s: StartTraining

@@ -52,7 +52,7 @@ def build_page(out: Path, arms: tuple[str, str], scale: float, pairs: int, seed:
             f"expected 1 to {len(common)} pairs, for which both arms have images, got {pairs}: generate more, "
             "or ask for fewer --pairs"
         )
-    chosen = Random(seed).sample(common, pairs)
+    chosen = Random(seed).sample(common, pairs)  # nosec B311
     files = [(files_by_arm[0][index], files_by_arm[1][index]) for index in chosen]
     for pair in files:
         check_size(pair)
@@ -108,7 +108,7 @@ def fingerprint(
 
 def make_key(arms: tuple[str, str], scale: float, indices: list[int], source: str) -> Key:
     """Random names and random sides, with A on the left in half of the pairs."""
-    rng = Random(source)
+    rng = Random(source)  # nosec B311
     study, *names = (f"{number:012x}" for number in rng.sample(range(16**12), len(indices) + 1))
     first = rng.getrandbits(1)
     sides = [arms[(first + position) % 2] for position in range(len(indices))]

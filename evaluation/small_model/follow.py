@@ -6,7 +6,7 @@ a held-out caption; a second one names its first thing in another colour. How th
 base       not at all.
 no mask    Conditioning Combine, everywhere.
 true mask  the base prompt as default, the second where the judge sees the thing in the image of the base prompt.
-followed   the base prompt as default, the second through S-CFG Follow Words on its colour and noun.
+followed   the base prompt as default, the second through S-CFG Follow Words on the thing's noun.
 
 The judge says whether the thing is there in the other colour, and whether all other things are as before. |Δ| is
 the mean difference from the image of the base prompt, of 255 levels, outside the thing as the judge sees it in

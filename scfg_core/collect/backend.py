@@ -77,15 +77,17 @@ class PyTorch:
         size = n * m * compute_dtype(heads.q).itemsize
         together = budget.images_at_once(len(widths), size, scores=budget.block)
         flash = self._flash(heads, budget)
-        for run in _runs(widths):
-            step = len(widths) if flash or not together else together
-            width = min(room, self.padded(widths[run.start]))
-            for first in range(run.start, run.stop, step):
-                images = slice(first, min(first + step, run.stop))
+        step = len(widths) if flash or not together else together
+        for first in range(0, len(widths), step):
+            stored = StoredMap.made_of(heads[first : first + step], budget) if together and not flash else None
+            for run in _runs(widths[first : first + step]):
+                images = slice(first + run.start, first + run.stop)
+                width = min(room, self.padded(widths[images.start]))
                 if flash:
                     yield images, width, FlashAttention(heads[images], width)
                 else:
-                    yield images, width, (StoredMap if together else RowBlocks)(heads[images], budget)
+                    yield images, width, RowBlocks(heads[images], budget) if stored is None else stored[run]
+            del stored  # before the next one is made
 
     def _flash(self, heads: SelfHeads, budget: MemoryBudget) -> bool:
         """Whether the device's own attention is fast, and can act as S."""
@@ -198,5 +200,5 @@ def agrees(device: torch.device, dtype: torch.dtype, width: int, keeping: Keepin
     together = 0 if keeping == "none" else 2
     ((images, operator),) = tiles.operators(heads, together, tiles.Narrow(), keeping == "half")
     found = [columns, operator.propagate(expected[images], weights)]
-    wanted = [expected, StoredMap(heads, budget).propagate(expected, weights)]
+    wanted = [expected, StoredMap.made_of(heads, budget).propagate(expected, weights)]
     return all(bool((a - b).abs().max() <= TOLERANCE * b.max()) for a, b in zip(found, wanted, strict=True))

@@ -68,6 +68,7 @@ class LayerCall:
     grid    of the n patches.
     layout  of the m keys.
     scale   of q kᵀ; None = d^−½.
+    kept    (b, m) bool: keys that take part in the softmax of a row; None = all but the prompts' dead columns.
     """
 
     layer: str
@@ -77,6 +78,7 @@ class LayerCall:
     grid: Grid
     layout: Layout
     scale: float | None = None
+    kept: Tensor | None = None
 
     def fits(self) -> bool:
         """Whether q and k have the rows, patches and keys that the host expects (no tiling, no merged tokens)."""
@@ -102,7 +104,8 @@ class LayerCall:
             rows.append(replace(part, rows=slice(first, first + count)))
             first += count
         q, k = (_rows(side, parts) for side in (self.q, self.k))
-        return replace(self, q=q, k=k, rows=rows)
+        kept = None if self.kept is None else _rows(self.kept, parts)
+        return replace(self, q=q, k=k, rows=rows, kept=kept)
 
 
 def _rows(batch: Tensor, parts: Sequence[Rows]) -> Tensor:

@@ -30,7 +30,7 @@ from ..prompt import Prompt
 from .backend import BACKENDS, Backend, BackendName, PyTorch, backend_for, distrust
 from .budget import MIB, MemoryBudget, is_out_of_memory
 from .calls import Key, LayerCall, Rows
-from .columns import arrange, kept_keys, split, widths
+from .columns import Needed, kept_keys
 from .operators import SelfHeads
 from .sums import PromptSums
 
@@ -54,6 +54,7 @@ class Collector:
         budget: MemoryBudget | None = None,
     ) -> None:
         self.settings = settings
+        self._propagates = needs_self_attention(settings.power_weights)
         self.backend: BackendName | None = backend
         """Who computed the last layer; before the first, who was asked for."""
         if backend is not None and backend not in BACKENDS:
@@ -74,6 +75,11 @@ class Collector:
             self.skipped: set[tuple[str, Hashable]] = set()
             """(layer, prompt) whose calls in this evaluation did not fit: another node tiles or merges tokens."""
 
+    def declare(self, prompts: Mapping[Key, Prompt]) -> None:
+        """More prompts of this evaluation, whose rows follow."""
+        with self._lock:
+            self._sums.declare(prompts)
+
     @torch.no_grad()
     def observe(self, call: LayerCall) -> None:
         """Take one call of an attention layer: self-attention, then the block's cross-attention, or both in one.
@@ -82,15 +88,17 @@ class Collector:
         prompts, out of this evaluation (`skipped`). Raises `ShapeError` for rows of an undeclared prompt, and
         `CollectorOutOfMemory`.
         """
-        if any((call.layer, part.prompt) in self.skipped for part in call.rows):
+        if self.skipped and any((call.layer, part.prompt) in self.skipped for part in call.rows):
             return
-        if not (call.fits() and self._takes(call)):
+        needed = [self._sums.needed(part.prompt) for part in call.rows]
+        if not (call.fits() and _takes(call, needed)):
             self._skip(call)
         elif call.layout.text:
-            self._observe_text(call)
-        elif needs_self_attention(self.settings.power_weights):
+            self._observe_text(call, needed)
+        elif self._propagates:
             with self._lock:
-                self._pending |= {self._key(call, part): (call, part.rows) for part in call.rows}
+                for part in call.rows:
+                    self._pending[self._key(call, part)] = (call, part.rows)
 
     def skip(self, layer: str, prompts: Iterable[Hashable]) -> None:
         """Leave a layer of these prompts out of this evaluation."""
@@ -124,83 +132,74 @@ class Collector:
         """Grids of the layers that were summed in this evaluation, largest first."""
         return self._sums.grids_seen()
 
-    def _takes(self, call: LayerCall) -> bool:
-        """Whether the text keys are whole repeats of every prompt's tokens."""
-        prompts = [self._sums.prompt(part.prompt) for part in call.rows]
-        return not any(len(call.layout.text) % prompt.num_tokens for prompt in prompts)
-
     def _skip(self, call: LayerCall) -> None:
         self.skip(call.layer, [part.prompt for part in call.rows])
 
-    def _observe_text(self, call: LayerCall) -> None:
+    def _observe_text(self, call: LayerCall, needed: Sequence[Needed]) -> None:
         """The last call of a block: all that its maps are made of is here."""
-        prompts = [self._sums.prompt(part.prompt) for part in call.rows]
         rows = [part.rows for part in call.rows]
-        kept = kept_keys(prompts, rows, call)
+        kept = kept_keys([columns.prompt for columns in needed], rows, call)
         if call.layout.is_joint:
-            for part, prompt in zip(call.rows, prompts, strict=True):
-                self._add(part, prompt, self._joint(call, part.rows, prompt, kept), call.grid)
+            for part, columns in zip(call.rows, needed, strict=True):
+                found = self._joint(call, part.rows, columns, kept)
+                self._sums.add(part, columns.split(found), call.grid)
             return
         with self._lock:
             waiting = [self._pending.pop(self._key(call, part), None) for part in call.rows]
         self_calls = [found for found in waiting if found is not None]
-        if needs_self_attention(self.settings.power_weights) and len(self_calls) < len(waiting):
+        if self._propagates and len(self_calls) < len(waiting):
             self._skip(call)
             return
-        columns = self._cross(call, prompts, kept)
-        if self_calls:
-            heads = _heads(self_calls, rows)
-            propagated = self._compute(
-                call.q, lambda backend: self._propagated(backend, heads, columns, rows, prompts)
-            )
-        else:
-            propagated = [(slice(0, columns.shape[0]), columns)]
-        for part, prompt in zip(call.rows, prompts, strict=True):
-            self._add(part, prompt, _gathered(propagated, part.rows), call.grid)
+        heads = _heads(self_calls, rows) if self_calls else None
 
-    def _cross(self, call: LayerCall, prompts: Sequence[Prompt], kept: Tensor | None) -> Tensor:
+        def compute(backend: Backend) -> list[tuple[slice, Tensor]]:
+            cross = self._cross(backend, call, needed, kept)
+            if heads is None:
+                return [(slice(0, cross.shape[0]), cross)]
+            return self._propagated(backend, heads, cross, rows, needed)
+
+        propagated = self._compute(call.q, compute)
+        for part, columns in zip(call.rows, needed, strict=True):
+            self._sums.add(part, columns.split(_gathered(propagated, part.rows)), call.grid)
+
+    def _cross(self, backend: Backend, call: LayerCall, needed: Sequence[Needed], kept: Tensor | None) -> Tensor:
         """C (b, n, w) with the columns that every prompt needs in front."""
-        keys, scale = call.layout.keys, _scale(call)
-        room = max(keys, *(self._width(prompt) for prompt in prompts))
-        columns = self._compute(
-            call.q,
-            lambda backend: backend.cross_maps(
-                call.q, call.k, scale, kept, backend.padded(room), self._budget_of(call.q)
-            ),
-        )
-        for part, prompt in zip(call.rows, prompts, strict=True):
-            arrange(columns[part.rows], keys, prompt, self.settings)
-        return columns
+        keys = call.layout.keys
+        width = backend.padded(max(keys, *(columns.width for columns in needed)))
+        cross = backend.cross_maps(call.q, call.k, _scale(call), kept, width, self._budget_of(call.q))
+        for part, columns in zip(call.rows, needed, strict=True):
+            columns.arrange(cross[part.rows], keys)
+        return cross
 
     def _propagated(
-        self, backend: Backend, heads: SelfHeads, columns: Tensor, rows: Sequence[slice], prompts: Sequence[Prompt]
+        self, backend: Backend, heads: SelfHeads, cross: Tensor, rows: Sequence[slice], needed: Sequence[Needed]
     ) -> list[tuple[slice, Tensor]]:
         """Eq. 10, some images at a time."""
-        needed = [0] * columns.shape[0]
-        for place, prompt in zip(rows, prompts, strict=True):
-            needed[place] = [self._width(prompt)] * (place.stop - place.start)
+        widths = [0] * cross.shape[0]
+        for place, columns in zip(rows, needed, strict=True):
+            widths[place] = [columns.width] * (place.stop - place.start)
         budget, weights = self._budget_of(heads.q), self.settings.power_weights
         found = []
-        for images, width, operator in backend.operators(heads, needed, columns.shape[2], budget):
-            found.append((images, operator.propagate(columns[images, :, :width], weights)))
+        for images, width, operator in backend.operators(heads, widths, cross.shape[2], budget):
+            found.append((images, operator.propagate(cross[images, :, :width], weights)))
             del operator  # its S, before the next one is made
         return found
 
-    def _joint(self, call: LayerCall, rows: slice, prompt: Prompt, kept: Tensor | None) -> Tensor:
+    def _joint(self, call: LayerCall, rows: slice, needed: Needed, kept: Tensor | None) -> Tensor:
         """Rows of S sum to less than 1: `after_fusion` divides by the sums, `per_layer` (the authors) does not."""
         text, image = call.layout.text, call.layout.image
         normalise, weights = self.settings.renormalise != "per_layer", self.settings.power_weights
         part = None if kept is None else kept[rows]
         heads = SelfHeads(call.q[rows], call.k[rows], _scale(call), slice(image.start, image.stop), part, normalise)
-        room, budget = max(len(text), self._width(prompt)), self._budget_of(call.q)
+        room, budget = max(len(text), needed.width), self._budget_of(call.q)
 
         def compute(backend: Backend) -> Tensor:
             width, pieces = backend.padded(room), []
             for _, _, operator in backend.operators(heads, [width] * heads.q.shape[0], width, budget):
                 cross = operator.text_columns(slice(text.start, text.stop))
                 columns = F.pad(cross, (0, width - cross.shape[2]))
-                arrange(columns, len(text), prompt, self.settings, whole=False)
-                pieces.append(operator.propagate(columns, weights) if needs_self_attention(weights) else columns)
+                needed.arrange(columns, len(text), whole=False)
+                pieces.append(operator.propagate(columns, weights) if self._propagates else columns)
                 del operator  # its S, before the next one is made
             return pieces[0] if len(pieces) == 1 else torch.cat(pieces)
 
@@ -229,15 +228,15 @@ class Collector:
             self._budget = MemoryBudget.of(q, self._limit)
         return self._budget
 
-    def _width(self, prompt: Prompt) -> int:
-        return sum(widths(prompt, self.settings).values())
-
-    def _add(self, part: Rows, prompt: Prompt, columns: Tensor, grid: Grid) -> None:
-        self._sums.add(part, split(columns, prompt, self.settings), grid)
-
     @staticmethod
     def _key(call: LayerCall, part: Rows) -> tuple[str, Hashable, int]:
         return call.layer, part.prompt, part.first_image
+
+
+def _takes(call: LayerCall, needed: Sequence[Needed]) -> bool:
+    """Whether the text keys are whole repeats of every prompt's tokens."""
+    length = len(call.layout.text)
+    return length == 0 or not any(length % columns.prompt.num_tokens for columns in needed)
 
 
 def _scale(call: LayerCall) -> float:

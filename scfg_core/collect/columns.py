@@ -17,37 +17,44 @@ from ..prompt import Prompt
 from .calls import LayerCall
 
 
-def widths(prompt: Prompt, settings: Settings) -> dict[Columns, int]:
-    """How many columns a prompt needs of every kind, in their order."""
-    count: dict[Columns, int] = {"tokens": len(prompt.owners), "start_and_rest": 2}
-    return {kind: count[kind] for kind in columns_of_branch(prompt.branch, settings)}
+class Needed:
+    """The columns that a prompt needs of C.
 
-
-def arrange(cross: Tensor, keys: int, prompt: Prompt, settings: Settings, whole: bool = True) -> None:
-    """Bring the prompt's columns to the front of C (b, n, w), which has `keys` columns of whole repeats.
-
-    whole  rows of C sum to 1; not in a joint layer.
+    kinds  what is kept, in order, and where it stands among the columns.
+    width  how many columns there are.
     """
-    kinds = tuple(widths(prompt, settings))
-    tokens = prompt.num_tokens
-    if whole and kinds == ("start_and_rest",) and keys == tokens and prompt.start_tokens == (0,):
-        torch.sub(constant(1.0, cross.dtype, cross.device), cross[..., 0], out=cross[..., 1])
-        return
-    if kinds == ("tokens",) and keys == tokens == len(prompt.owners) and len(prompt.start_tokens) < 2:
-        return
-    folded = fold_repeats(cross[..., :keys], tokens)
-    chosen = [select_columns(folded, kind, prompt) for kind in kinds]
-    joined = torch.cat(chosen, dim=-1)
-    cross[..., : joined.shape[-1]] = joined
 
+    def __init__(self, prompt: Prompt, settings: Settings) -> None:
+        self.prompt = prompt
+        self.kinds: dict[Columns, slice] = {}
+        self.width = 0
+        for kind in columns_of_branch(prompt.branch, settings):
+            first, self.width = self.width, self.width + (2 if kind == "start_and_rest" else len(prompt.owners))
+            self.kinds[kind] = slice(first, self.width)
+        tokens, starts = prompt.num_tokens, prompt.start_tokens
+        self._first_start = tuple(self.kinds) == ("start_and_rest",) and starts == (0,)
+        self._unmoved = tuple(self.kinds) == ("tokens",) and tokens == self.width and len(starts) < 2
 
-def split(columns: Tensor, prompt: Prompt, settings: Settings) -> dict[Columns, Tensor]:
-    """The columns (b, n, w) of every kind, as views."""
-    found, first = {}, 0
-    for kind, width in widths(prompt, settings).items():
-        found[kind] = columns[..., first : first + width]
-        first += width
-    return found
+    def arrange(self, cross: Tensor, keys: int, whole: bool = True) -> None:
+        """Bring the columns to the front of C (b, n, w), which has `keys` columns of whole repeats.
+
+        whole  rows of C sum to 1; not in a joint layer.
+        """
+        tokens = self.prompt.num_tokens
+        if keys == tokens and self._unmoved:
+            return
+        if keys == tokens and self._first_start and whole:
+            torch.sub(constant(1.0, cross.dtype, cross.device), cross[..., 0], out=cross[..., 1])
+            return
+        folded = fold_repeats(cross[..., :keys], tokens)
+        joined = torch.cat([select_columns(folded, kind, self.prompt) for kind in self.kinds], dim=-1)
+        cross[..., : joined.shape[-1]] = joined
+
+    def split(self, columns: Tensor) -> dict[Columns, Tensor]:
+        """The columns (b, n, w) of every kind, as views."""
+        if self.width == columns.shape[2] and len(self.kinds) == 1:
+            return dict.fromkeys(self.kinds, columns)
+        return {kind: columns[..., place] for kind, place in self.kinds.items()}
 
 
 def fold_repeats(maps: Tensor, tokens: int) -> Tensor:
@@ -58,10 +65,11 @@ def fold_repeats(maps: Tensor, tokens: int) -> Tensor:
 def kept_keys(prompts: Sequence[Prompt], rows: Sequence[slice], call: LayerCall) -> Tensor | None:
     """(b, m) bool: keys of a call that take part in its softmax; None where all do."""
     if not any(prompt.dead for prompt in prompts):
-        return None
+        return call.kept
     kept = torch.ones((len(call.k), call.layout.keys), dtype=torch.bool)
     for place, prompt in zip(rows, prompts, strict=True):
         for start in call.layout.text[:: prompt.num_tokens]:
             for index in prompt.dead:
                 kept[place, start + index] = False
-    return kept.to(call.k.device)
+    kept = kept.to(call.k.device)
+    return kept if call.kept is None else kept & call.kept

@@ -41,6 +41,8 @@ class SelfHeads:
     normalise: bool = False
 
     def __getitem__(self, images: slice) -> "SelfHeads":
+        if images == slice(0, self.q.shape[0]):
+            return self
         kept = None if self.kept is None else self.kept[images]
         return SelfHeads(self.q[images], self.k[images], self.scale, self.image, kept, self.normalise)
 
@@ -69,6 +71,7 @@ class Product(Operator):
     def apply(self, values: Tensor, base: Tensor, alpha: float, beta: float) -> Tensor:
         """α S Y + β X for Y and X (b, n, t), which stay as they are."""
 
+    @full_precision
     def propagate(self, columns: Tensor, power_weights: Sequence[float]) -> Tensor:
         highest = max(power for power, weight in enumerate(power_weights) if weight > 0)
         result, alpha = columns, power_weights[highest]
@@ -81,20 +84,30 @@ class Product(Operator):
 
 
 class StoredMap(Product):
-    """S (b, n, n), stored; its rows sum to 1, or to less in a joint layer."""
+    """S (b, n, n), stored; its rows sum to 1, or to less in a joint layer.
 
-    def __init__(self, heads: SelfHeads, budget: MemoryBudget) -> None:
-        self._all = head_mean_attention(heads.q, heads.k, scale=heads.scale, block=budget.block, kept=heads.kept)
-        self._maps = self._all[..., heads.image or slice(None)]
+    whole  the maps (b, n, m) over all keys.
+    """
+
+    def __init__(self, maps: Tensor, whole: Tensor) -> None:
+        self._maps, self._whole = maps, whole
+
+    @classmethod
+    def made_of(cls, heads: SelfHeads, budget: MemoryBudget) -> "StoredMap":
+        whole = head_mean_attention(heads.q, heads.k, scale=heads.scale, block=budget.block, kept=heads.kept)
+        maps = whole if heads.image is None else whole[..., heads.image]
         if heads.normalise:
-            self._maps = self._maps / self._maps.sum(dim=-1, keepdim=True)
+            maps = maps / maps.sum(dim=-1, keepdim=True)
+        return cls(maps, whole)
 
-    @full_precision
     def apply(self, values: Tensor, base: Tensor, alpha: float, beta: float) -> Tensor:
         return torch.baddbmm(base, self._maps, values, alpha=alpha, beta=beta)
 
     def text_columns(self, text: slice) -> Tensor:
-        return self._all[..., text]
+        return self._whole[..., text]
+
+    def __getitem__(self, images: slice) -> "StoredMap":
+        return StoredMap(self._maps[images], self._whole[images])
 
 
 class RowBlocks(Product):
@@ -103,7 +116,6 @@ class RowBlocks(Product):
     def __init__(self, heads: SelfHeads, budget: MemoryBudget) -> None:
         self._heads, self._budget = heads, budget
 
-    @full_precision
     def apply(self, values: Tensor, base: Tensor, alpha: float, beta: float) -> Tensor:
         result = torch.empty_like(base)
         for images, rows, maps in self._blocks():
@@ -135,7 +147,10 @@ class FlashAttention(Operator):
     """
 
     def __init__(self, heads: SelfHeads, width: int) -> None:
-        assert not heads.joint and heads.kept is None
+        if heads.joint or heads.kept is not None:
+            raise ValueError(
+                "expected self-attention over all its keys, got a joint or a cut one: use another operator"
+            )
         dtype = heads.q.dtype if heads.q.dtype != torch.bfloat16 else torch.float16
         self._room = max(heads.q.shape[3], width)
         self._q, self._k = (_widened(side, self._room, dtype) for side in (heads.q, heads.k))

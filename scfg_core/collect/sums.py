@@ -8,10 +8,11 @@ from torch import Tensor
 
 from ..errors import ShapeError
 from ..grid import Grid
-from ..method.fusion import Columns, LayerFusion, TokenMaps, columns_of_branch
+from ..method.fusion import Columns, LayerFusion, TokenMaps
 from ..method.settings import Settings
 from ..prompt import Prompt
 from .calls import Key, Rows
+from .columns import Needed
 
 
 class PromptSums:
@@ -19,30 +20,41 @@ class PromptSums:
 
     def __init__(self, settings: Settings, prompts: Mapping[Key, Prompt]) -> None:
         self._settings = settings
-        self._prompts: dict[Hashable, Prompt] = {**prompts}
+        self._needed: dict[Hashable, Needed] = {key: Needed(prompt, settings) for key, prompt in prompts.items()}
         self._lock = threading.Lock()
         self._fusions: dict[tuple[Hashable, int, Columns], LayerFusion] = {}
 
+    def declare(self, prompts: Mapping[Key, Prompt]) -> None:
+        """More prompts, whose rows follow."""
+        self._needed = self._needed | {key: Needed(prompt, self._settings) for key, prompt in prompts.items()}
+
+    def needed(self, key: Hashable) -> Needed:
+        """The columns that the prompt `key` needs. Raises `ShapeError` where it was not declared."""
+        found = self._needed.get(key)
+        if found is None:
+            raise ShapeError(f"expected rows of {list(self._needed)}, got {key!r}: declare the prompt in begin()")
+        return found
+
     def prompt(self, key: Hashable) -> Prompt:
         """The prompt `key`. Raises `ShapeError` where it was not declared."""
-        if key not in self._prompts:
-            raise ShapeError(f"expected rows of {list(self._prompts)}, got {key!r}: declare the prompt in begin()")
-        return self._prompts[key]
+        return self.needed(key).prompt
 
     def add(self, part: Rows, propagated: Mapping[Columns, Tensor], grid: Grid) -> None:
         """Add one layer's propagated columns; the tensors are kept."""
         with self._lock:
             for kind, maps in propagated.items():
                 key = (part.prompt, part.first_image, kind)
-                self._fusions.setdefault(key, LayerFusion(self._settings, kind)).add(maps, grid)
+                if key not in self._fusions:
+                    self._fusions[key] = LayerFusion(self._settings, kind)
+                self._fusions[key].add(maps, grid)
 
     def token_maps(self, key: Hashable) -> TokenMaps:
         """What Eq. 9 needs of a prompt."""
-        return self._fused(key, self._kinds(self.prompt(key))[0])
+        return self._fused(key, next(iter(self.needed(key).kinds)))
 
     def foreground_maps(self, key: Hashable) -> TokenMaps:
         """What Eq. 14 needs of a prompt."""
-        return self._fused(key, self._kinds(self.prompt(key))[-1])
+        return self._fused(key, next(reversed(self.needed(key).kinds)))
 
     def layers_seen(self, key: Hashable) -> int:
         """How many layers were summed for a prompt."""
@@ -52,9 +64,6 @@ class PromptSums:
         """Grids of the layers that were summed, largest first."""
         seen = {grid for fusion in self._fusions.values() for grid in fusion.grids}
         return tuple(sorted(seen, key=lambda grid: -grid.area))
-
-    def _kinds(self, prompt: Prompt) -> tuple[Columns, ...]:
-        return columns_of_branch(prompt.branch, self._settings)
 
     def _fused(self, key: Hashable, kind: Columns) -> TokenMaps:
         parts = [

@@ -19,6 +19,9 @@ from ..precision import compute_dtype, full_precision
 BLOCK = 2 * 1024 * 1024
 """Bytes of scores that exist at a time: they stay in the cache of a core of a CPU."""
 
+VECTOR = 16
+"""On a CPU the softmax works in place where rows are whole numbers of so many scores; else that would be slow."""
+
 FEW_ROWS = 128
 """Fewer rows of scores than this are slow to multiply: then some heads at a time rather than all."""
 
@@ -47,9 +50,10 @@ def head_mean_attention(
             f"expected q (b, heads, n, d) and k (b, heads, m, d), got q {tuple(q.shape)} and k {tuple(k.shape)}: "
             "split the heads before observing, and pass q and k of the same call"
         )
-    m = k.shape[2]
-    maps = q.new_zeros((q.shape[0], q.shape[2], width or m), dtype=compute_dtype(q))
-    for _ in row_blocks(q, k, scale=scale, block=block, kept=kept, out=maps[..., :m]):
+    m, width = k.shape[2], width or k.shape[2]
+    make = q.new_empty if width == m else q.new_zeros
+    maps = make((q.shape[0], q.shape[2], width), dtype=compute_dtype(q))
+    for _ in row_blocks(q, k, scale=scale, block=block, kept=kept, out=maps if width == m else maps[..., :m]):
         pass
     return maps
 
@@ -63,52 +67,69 @@ def row_blocks(
     kept: Tensor | None = None,
     out: Tensor | None = None,
 ) -> Iterator[tuple[slice, slice, Tensor]]:
-    """A in blocks: (images, rows, A of them (…, …, m)), written into zeros `out` (b, n, m) where it is given.
+    """A in blocks: (images, rows, A of them (…, …, m)), written into `out` (b, n, m) where it is given.
 
     Several images at a time, or rows of one; some heads at a time rather than fewer than `FEW_ROWS` rows.
     """
     batch, heads, n, width = q.shape
-    m, factor = k.shape[2], width**-0.5 if scale is None else scale
-    score = compute_dtype(q).itemsize * (1 if q.device.type == "cpu" else 2)  # a CPU's softmax works in place
-    together = max(1, block // (n * heads * m * score))
+    m, dtype, factor = k.shape[2], compute_dtype(q), width**-0.5 if scale is None else scale
+    score = dtype.itemsize * (1 if _in_place(q.device, m) else 2)
+    together = min(max(1, block // (n * heads * m * score)), batch)
     height = min(n, max(block // (heads * m * score), FEW_ROWS))
-    together = min(together, batch)
     step = min(heads, max(1, block // (together * height * m * score)))
-    scores = q.new_empty(together * step * height * m, dtype=compute_dtype(q))
+    scores = q.new_empty(together * step * height * m, dtype=dtype)
     for first in range(0, batch, together):
         images = slice(first, min(first + together, batch))
-        keys = _stacked(k[images], compute_dtype(k)) * factor
+        keys = _stacked(_rows(k, images), dtype) * factor
         mask = None if kept is None else ~kept[images, None, None]
         for top in range(0, n, height):
             rows = slice(top, min(top + height, n))
             size = (images.stop - first, rows.stop - top, m)
-            maps = out[images, rows] if out is not None else keys.new_zeros(size)
-            _add_mean(maps, q[images, :, rows], keys, scores, mask)
+            maps = keys.new_empty(size) if out is None else _rows(_rows(out, images), rows, axis=1)
+            _write_mean(maps, _rows(_rows(q, images), rows, axis=2), keys, scores, mask)
             yield images, rows, maps
 
 
-def _add_mean(out: Tensor, q: Tensor, keys: Tensor, memory: Tensor, mask: Tensor | None) -> None:
-    """Write the head mean of some rows into zeros (b, r, m), so many heads at a time as fit `memory`.
+def _write_mean(out: Tensor, q: Tensor, keys: Tensor, memory: Tensor, mask: Tensor | None) -> None:
+    """Write the head mean of some rows into `out` (b, r, m), so many heads at a time as fit `memory`.
 
     keys (b·H, m, d), times the scale
     """
     batch, heads, rows, _ = q.shape
     m = keys.shape[1]
-    step = min(heads, memory.numel() // (batch * rows * m))
+    step = min(heads, memory.shape[0] // (batch * rows * m))
+    if step == heads:
+        torch.mean(_shares(q, keys, memory, mask), dim=1, out=out)
+        return
+    out.zero_()
+    keys = keys.unflatten(0, (batch, heads))
     for first in range(0, heads, step):
-        part = q[:, first : first + step]
-        some = keys if step == heads else keys.unflatten(0, (batch, heads))[:, first : first + step].flatten(0, 1)
-        stacked = some.shape[0]
-        scores = memory[: stacked * rows * m].view(stacked, rows, m)
-        torch.bmm(_stacked(part, keys.dtype), some.transpose(1, 2), out=scores)
-        scores = scores.unflatten(0, part.shape[:2])
-        if mask is not None:
-            scores.masked_fill_(mask, -torch.inf)
-        shares = torch.softmax(scores, dim=-1, out=scores if scores.device.type == "cpu" else None)
-        if step == heads:
-            torch.mean(shares, dim=1, out=out)
-        else:
-            out.add_(shares[:, 0] if step == 1 else shares.sum(dim=1), alpha=1 / heads)
+        some = slice(first, first + step)
+        shares = _shares(q[:, some], keys[:, some].flatten(0, 1), memory, mask)
+        out.add_(shares[:, 0] if step == 1 else shares.sum(dim=1), alpha=1 / heads)
+
+
+def _shares(q: Tensor, keys: Tensor, memory: Tensor, mask: Tensor | None) -> Tensor:
+    """Probabilities (b, H, r, m) of q (b, H, r, d) and keys (b·H, m, d); the scores are written into `memory`."""
+    (batch, heads, rows, _), (stacked, m, _) = q.shape, keys.shape
+    size = stacked * rows * m
+    scores = _rows(memory, slice(0, size)).view(stacked, rows, m)
+    torch.bmm(_stacked(q, keys.dtype), keys.mT, out=scores)
+    scores = scores.view(batch, heads, rows, m)
+    if mask is not None:
+        scores.masked_fill_(mask, -torch.inf)
+    return torch.softmax(scores, dim=-1, out=scores if _in_place(scores.device, m) else None)
+
+
+def _in_place(device: torch.device, m: int) -> bool:
+    """Whether the softmax over m keys takes the place of the scores."""
+    return device.type == "cpu" and m % VECTOR == 0
+
+
+def _rows(tensor: Tensor, rows: slice, axis: int = 0) -> Tensor:
+    """Rows of an axis: the tensor itself where they are all, which a view of each would only delay."""
+    length = rows.stop - rows.start
+    return tensor if length == tensor.shape[axis] else tensor.narrow(axis, rows.start, length)
 
 
 def _stacked(side: Tensor, dtype: torch.dtype) -> Tensor:

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from einops import rearrange, reduce
+from einops import rearrange
 from torch import Tensor
 
 from ..errors import ShapeError
@@ -73,7 +73,7 @@ class PlacedEntry:
 
     def total(self) -> Tensor:
         """(B,) sum of an image's maps: finite where all of them are."""
-        return reduce(self.tokens.values, "b n k -> b", "sum")
+        return self.tokens.values.sum(dim=(1, 2))
 
 
 def place_entries(entries: Sequence[EntryMaps], latent: Grid, grid: Grid) -> list[PlacedEntry]:
@@ -86,8 +86,8 @@ def place_entries(entries: Sequence[EntryMaps], latent: Grid, grid: Grid) -> lis
             raise ShapeError(
                 f"expected an area inside the latent of {latent}, got {entry.area}: clip it to the latent"
             )
-    alone = len(entries) == 1 and entries[0].area is None and entries[0].weight is None
-    shares = [None] if alone else _shares(entries, latent, grid)
+    alone = len(entries) < 2 and all(entry.area is None and entry.weight is None for entry in entries)
+    shares = [None] * len(entries) if alone else _shares(entries, latent, grid)
     return [_place(entry, share, latent, grid) for entry, share in zip(entries, shares, strict=True)]
 
 
@@ -109,10 +109,10 @@ def _place(entry: EntryMaps, share: Tensor | None, latent: Grid, grid: Grid) -> 
                 f"expected maps on the grid {grid} of the other entries, got {source}: "
                 "pass the same layers for every entry, or the area that this one covers"
             )
-    else:
-        rows = _patches_under(latent.h, grid.h, area.y, area.h, source.h, values.device)
-        columns = _patches_under(latent.w, grid.w, area.x, area.w, source.w, values.device)
-        values = values[:, rearrange(rows[:, None] * source.w + columns, "h w -> (h w)")]
+        return PlacedEntry(entry.tokens, share, entry.prompt)
+    rows = _patches_under(latent.h, grid.h, area.y, area.h, source.h, values.device)
+    columns = _patches_under(latent.w, grid.w, area.x, area.w, source.w, values.device)
+    values = values[:, rearrange(rows[:, None] * source.w + columns, "h w -> (h w)")]
     return PlacedEntry(TokenMaps(values, grid, entry.tokens.renormalised), share, entry.prompt)
 
 

@@ -20,13 +20,16 @@ def foreground(start: Tensor, rest: Tensor) -> Tensor:
     return start < rest
 
 
-def is_flat(start: Tensor, support: Tensor | None = None) -> Tensor:
-    """(B, 1) bool: START's map (B, n) hardly varies over its support (b, n) bool, None = all: it says nothing."""
-    if support is None:
-        lowest, highest = start.aminmax(dim=1, keepdim=True)
-        return torch.sub(highest - lowest, start.mean(dim=1, keepdim=True), alpha=FLAT_START_SPREAD) < 0
+def varies(start: Tensor) -> Tensor:
+    """(B,) bool: whether START's renormalised map (B, n), whose mean is 1, varies over space: it says something."""
+    lowest, highest = start.aminmax(dim=1)
+    return highest - lowest >= FLAT_START_SPREAD
+
+
+def varies_within(start: Tensor, support: Tensor) -> Tensor:
+    """(B,) bool: the same over its support (b, n) bool, whatever its mean there."""
     support = support.expand_as(start)
     highest = torch.where(support, start, -torch.inf).amax(dim=1)
     lowest = torch.where(support, start, torch.inf).amin(dim=1)
     mean = torch.where(support, start, 0.0).sum(dim=1) / support.sum(dim=1).clamp(min=1)
-    return (highest - lowest < FLAT_START_SPREAD * mean)[:, None]
+    return highest - lowest >= FLAT_START_SPREAD * mean

@@ -37,22 +37,10 @@ def select_columns(cross: Tensor, columns: Columns, prompt: Prompt) -> Tensor:
     """The `columns` (B, n, K) of C (B, n, L), K = len(prompt.owners) or 2."""
     if columns == "start_and_rest":
         return start_and_rest(cross, prompt.start_tokens)
-    runs = consecutive(prompt.owners)
     merged = merge_starts(cross, prompt.start_tokens)
-    if runs == [range(prompt.num_tokens)]:
+    if prompt.owner_runs == (range(prompt.num_tokens),):
         return merged
-    return torch.cat([merged[..., run.start : run.stop] for run in runs], dim=-1)
-
-
-def consecutive(indices: Sequence[int]) -> list[range]:
-    """Ascending indices as runs of consecutive ones."""
-    runs: list[range] = []
-    for index in indices:
-        if runs and runs[-1].stop == index:
-            runs[-1] = range(runs[-1].start, index + 1)
-        else:
-            runs.append(range(index, index + 1))
-    return runs
+    return torch.cat([merged[..., run.start : run.stop] for run in prompt.owner_runs], dim=-1)
 
 
 @dataclass(frozen=True)
@@ -102,14 +90,12 @@ class LayerFusion:
     def result(self) -> TokenMaps:
         """The fused maps on the largest grid that was added. There must be at least one layer."""
         grid = max(self._maps, key=lambda candidate: (candidate.area, candidate))
-        upsampled = [
-            self._prepare(bilinear(maps, source, grid), grid)
-            for source, kept in self._maps.items()
-            for maps in kept
-        ]
-        total = upsampled[0]
-        for maps in upsampled[1:]:
-            total = total + maps
+        total: Tensor | None = None
+        for source, kept in self._maps.items():
+            for maps in kept:
+                prepared = self._prepare(bilinear(maps, source, grid), grid)
+                total = prepared if total is None else total + prepared
+        assert total is not None
         return TokenMaps(total / self.layers, grid, self._settings.renormalise == "per_layer")
 
     def _prepare(self, maps: Tensor, grid: Grid) -> Tensor:

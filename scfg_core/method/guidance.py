@@ -12,14 +12,14 @@ the device.
 
 import math
 from collections.abc import Mapping
+from functools import lru_cache
 
 import torch
 import torch.nn.functional as F
-from einops import rearrange
 from torch import Tensor
 
 from ..errors import ShapeError
-from ..grid import Grid, nearest, smooth_3x3
+from ..grid import Grid, nearest, nearest_cells, smooth_3x3
 from ..precision import compute_dtype, constant
 from .segment import UNOWNED, Segmentation
 from .settings import GUIDANCE_CEILING, Settings
@@ -27,28 +27,31 @@ from .settings import GUIDANCE_CEILING, Settings
 
 def guidance_norm(delta: Tensor) -> Tensor:
     """η (B, H, W) ≥ 0: norm over channels of delta (B, C, H, W), in fp32 (fp64 for fp64 input)."""
-    return torch.linalg.vector_norm(delta, dim=1, dtype=compute_dtype(delta))
+    dtype = compute_dtype(delta)
+    if delta.device.type == "cpu":  # where PyTorch's norm over a strided axis takes 80 times as long
+        delta = delta.to(dtype)
+        return torch.linalg.vecdot(delta, delta, dim=1).sqrt_()
+    return torch.linalg.vector_norm(delta, dim=1, dtype=dtype)
 
 
-def region_ratios(norm: Tensor, bins: Tensor, count: int, valid: Tensor) -> Tensor:
+def region_ratios(norm: Tensor, bins: Tensor, count: int) -> Tensor:
     """mean_{m_b}(η) / mean_{m_i}(η) of every region i (Eq. 13), (B, count) in fp64; 1 where a region's mean is 0.
 
-    norm  η (B, H, W).
-    bins  2·i + m_b of every cell, (B, H, W) int64; 2·count where the cell is not valid.
-    valid (B, H, W) bool: cells that take part in the means.
+    norm  η (B, H·W).
+    bins  2·(i + 1) + m_b of every cell, (B, H·W) int64; below 2 where the cell takes no part in the means.
 
     The benchmark is m_b, or all cells where it is empty. O(cells): one `scatter_add_` of η and of the cells.
     """
+    one = constant(1.0, norm.dtype, norm.device)
     values = norm.new_empty((2, *norm.shape), dtype=_sum_dtype(norm))
-    torch.stack((norm, valid), out=values)
+    torch.stack((norm, one.expand_as(norm)), out=values)
     sums = values.new_zeros((2, norm.shape[0], 2 * (count + 1)))
-    sums.scatter_add_(2, bins.flatten(1).expand(2, -1, -1), values.flatten(2))
-    parts = rearrange(sums, "what b (i m) -> what b i m", m=2)[:, :, :count]
+    sums.scatter_add_(2, bins.expand(2, -1, -1), values)
+    parts = sums.unflatten(2, (count + 1, 2))[:, :, 1:]
     regions, benchmark = parts.sum(dim=-1), parts[..., 1].sum(dim=-1)
-    benchmark = torch.where(benchmark[1] > 0, benchmark, regions.sum(dim=-1))
-    means = regions[0] / regions[1]
-    one = constant(1.0, means.dtype, means.device)
-    return torch.where(means > 0, (benchmark[0] / benchmark[1])[:, None] / means, one)
+    total, cells = torch.where(benchmark[1:] > 0, benchmark, regions.sum(dim=-1)).unsqueeze(2).unbind()
+    region_total, region_cells = regions.unbind()
+    return (total / cells / (region_total / region_cells)).nan_to_num_(1.0, 1.0, 1.0)
 
 
 def ratio_map(
@@ -77,7 +80,9 @@ def ratio_map(
             f"expected delta ({images}, C, H, W), got {tuple(delta.shape)}: "
             "pass the difference of the two predictions of the images that were segmented"
         )
-    return ratio_of_norm(guidance_norm(delta), segmentation, settings, guidance_scale, word_weights, frames)
+    norm = guidance_norm(delta)
+    factors = value_of_region(segmentation.labels, word_weights, 1.0, norm.dtype) if word_weights else None
+    return ratio_of_norm(norm, segmentation, settings, guidance_scale, factors, frames)
 
 
 def ratio_of_norm(
@@ -85,27 +90,57 @@ def ratio_of_norm(
     segmentation: Segmentation,
     settings: Settings,
     guidance_scale: float,
-    word_weights: Mapping[int, float] | None = None,
+    factors: Tensor | None = None,
     frames: int = 1,
 ) -> Tensor:
-    """As `ratio_map`, from η (B, H, W)."""
+    """As `ratio_map`, from η (B, H, W) and the word weight (B, h, w) ≥ 0 of every patch, in η's dtype; None = 1."""
     if settings.strength == 0 or guidance_scale <= 0:
         return torch.ones_like(norm[:, None])
     codes, count = _codes(segmentation, settings)
-    bins = nearest(codes, Grid(norm.shape[1], norm.shape[2]))
-    valid = (bins >= 0) & (norm - norm == 0)
-    bins = torch.where(valid, bins, constant(2 * count, bins.dtype, bins.device))
-    table = _limited(region_ratios(norm, bins, count, valid), segmentation, settings, guidance_scale, word_weights)
-    table = F.pad(table.to(norm.dtype), (0, 1), value=1.0)
-    r = table.gather(1, (bins >> 1).flatten(1)).view_as(norm)
-    if settings.smooth_ratio:
-        r = torch.where(valid, smooth_3x3(r[:, None], frames)[:, 0], constant(1.0, r.dtype, r.device))
-    if settings.mean_preserving:
-        mean = _mean(r, valid)
-        r = torch.where(valid & (mean > 0), r / mean, r)
+    cells = norm.flatten(1)
+    under = nearest_cells(codes.shape[1:], norm.shape[1:], norm.device)
+    bins = codes.flatten(1).index_select(1, under).mul_(cells < constant(math.inf, norm.dtype, norm.device))
+    ceiling = _ceiling(settings, guidance_scale)
+    limit = ceiling if factors is None else math.inf
+    ratios = region_ratios(cells, bins, count)
+    ratios = ratios.clamp(min(settings.ratio_min, limit), min(settings.ratio_max, limit))
+    table = F.pad(ratios.to(norm.dtype), (1, 0), value=1.0)
+    regions = bins >> 1
+    r = table.gather(1, regions).view(norm.shape[0], 1, *norm.shape[1:])
+    if factors is not None or settings.smooth_ratio or settings.mean_preserving:
+        valid = (regions > 0).view_as(r)
+        if factors is not None:
+            weighted = (r * nearest(factors, Grid(*norm.shape[1:]))[:, None]).clamp_(max=ceiling)
+            r = torch.where(valid, weighted, r)
+        if settings.smooth_ratio:
+            r = torch.where(valid, smooth_3x3(r, frames), constant(1.0, r.dtype, r.device))
+        if settings.mean_preserving:
+            mean = _mean(r, valid)
+            r = torch.where(valid & (mean > 0), r / mean, r)
     if settings.strength < 1:
         r = torch.lerp(torch.ones_like(r), r, settings.strength)
-    return r[:, None]
+    return r
+
+
+def value_of_region(
+    regions: Tensor, values: Mapping[int, float], other: float, dtype: torch.dtype = torch.float32
+) -> Tensor:
+    """(B, h, w) in `dtype`: the value of every patch's region, `other` where its region has none.
+
+    regions  (B, h, w) integers from `UNOWNED` on: a label map, or another numbering of regions.
+    """
+    table = _table(tuple(sorted(values.items())), other, dtype, regions.device)
+    return table[(regions.long() + 1).clamp_(max=len(table) - 1)]
+
+
+@lru_cache(maxsize=64)
+def _table(values: tuple[tuple[int, float], ...], other: float, dtype: torch.dtype, device: torch.device) -> Tensor:
+    """Row i + 1 is the value of region i, row 0 that of `UNOWNED`, the last one that of all higher regions."""
+    highest = max((region for region, _ in values), default=UNOWNED)
+    table = torch.full((highest + 3,), other, dtype=dtype, device=device)
+    for region, value in values:  # one by one: a tensor of Python numbers would make a GPU wait
+        table[region + 1] = value
+    return table
 
 
 def rescale(eps_cond: Tensor, eps_uncond: Tensor, ratio: Tensor) -> Tensor:
@@ -121,43 +156,25 @@ def combine(eps_cond: Tensor, eps_uncond: Tensor, ratio: Tensor, guidance_scale:
 
 
 def _codes(segmentation: Segmentation, settings: Settings) -> tuple[Tensor, int]:
-    """2·region + m_b of every patch, (B, h, w) int64, below 0 where it belongs to no prompt; and how many regions
-    there are: one per token, or one per patch.
+    """2·(region + 1) + m_b of every patch, (B, h, w) int64, below 2 where it belongs to no prompt; and how many
+    regions there are: one per token, or one per patch.
     """
-    labels, benchmark = segmentation.labels, segmentation.foreground
-    if settings.benchmark == "all":
-        benchmark = torch.ones_like(benchmark)
+    regions = segmentation.labels
     if settings.regions == "semantic":
-        return torch.add(benchmark, labels, alpha=2), segmentation.count_labels()
-    grid = segmentation.grid
-    patches = rearrange(torch.arange(grid.area, device=labels.device), "(h w) -> h w", h=grid.h)
-    return torch.add(benchmark, torch.where(labels == UNOWNED, labels, patches), alpha=2), grid.area
-
-
-def _limited(
-    ratios: Tensor,
-    segmentation: Segmentation,
-    settings: Settings,
-    guidance_scale: float,
-    word_weights: Mapping[int, float] | None,
-) -> Tensor:
-    """The regions' ratios (B, count): clamp → word weights → cap."""
-    ceiling = _ceiling(settings, guidance_scale)
-    if not word_weights:
-        return ratios.clamp(min(settings.ratio_min, ceiling), min(settings.ratio_max, ceiling))
-    ratios = ratios.clamp(settings.ratio_min, settings.ratio_max)
-    for label, weight in word_weights.items():
-        if settings.regions == "patch":
-            ratios = torch.where(segmentation.labels.flatten(1) == label, ratios * weight, ratios)
-        elif label < ratios.shape[1]:
-            ratios[:, label] *= weight
-    return ratios.clamp_(max=ceiling)
+        count = segmentation.count_labels()
+    else:
+        count = segmentation.grid.area
+        patches = torch.arange(count, device=regions.device).view(regions.shape[1:])
+        regions = torch.where(regions == UNOWNED, regions, patches)
+    if settings.benchmark == "all":
+        return 2 * regions + 3, count
+    return torch.add(segmentation.foreground, regions, alpha=2).add_(2), count
 
 
 def _mean(values: Tensor, mask: Tensor) -> Tensor:
-    """Mean (B, 1, 1) of values (B, H, W) over mask; 0 where it is empty."""
+    """Mean (B, 1, 1, 1) of values (B, 1, H, W) over mask; 0 where it is empty."""
     kept = torch.where(mask, values, 0.0).to(_sum_dtype(values))
-    mean = kept.sum(dim=(1, 2), keepdim=True) / mask.sum(dim=(1, 2), keepdim=True).clamp(min=1)
+    mean = kept.sum(dim=(1, 2, 3), keepdim=True) / mask.sum(dim=(1, 2, 3), keepdim=True).clamp(min=1)
     return mean.to(values.dtype)
 
 

@@ -9,7 +9,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from ..errors import ShapeError
@@ -18,8 +17,8 @@ from ..precision import compute_dtype, constant
 from ..prompt import Prompt
 from .assign import assign
 from .entries import EntryMaps, PlacedEntry, common_grid, place_entries
-from .foreground import foreground, is_flat
-from .fusion import LayerFusion, TokenMaps, columns_of_branch, consecutive, select_columns
+from .foreground import foreground, varies, varies_within
+from .fusion import LayerFusion, TokenMaps, columns_of_branch, select_columns
 from .propagation import StoredAttention, needs_self_attention, propagate
 from .settings import Settings
 
@@ -138,27 +137,24 @@ def segment_entries(
         raise ShapeError("expected at least one conditional entry, got none: pass the positive prompt's maps")
     grid = common_grid([*cond, *uncond], latent)
     positive = place_entries(cond, latent, grid)
+    negative = place_entries([entry for entry in uncond if entry.prompt.start_tokens], latent, grid)
     scores = [entry.scores() for entry in positive]
-    labels = _labels(positive, scores)
-    with_start = [entry for entry in uncond if entry.prompt.start_tokens]
-    if with_start:
-        negative = place_entries(with_start, latent, grid)
-        mask = _foreground(negative, settings)
-        finite = _finite([*positive, *negative])
-    else:
-        finite = _finite(positive)
-        mask = torch.zeros_like(labels, dtype=torch.bool)
-    has_foreground = mask.any(dim=1)
-    mask = mask >= has_foreground[:, None]  # all of the image where there is none
+    labels, finite = _labels(positive, scores), _finite([*positive, *negative])
     labels = torch.where(finite[:, None], labels, constant(UNOWNED, labels.dtype, labels.device))
+    if negative:
+        mask, separated = _foreground(negative, settings)
+        has_foreground = mask.any(dim=1) & separated
+        mask = mask >= has_foreground[:, None]  # all of the image where there is none
+    else:
+        mask, has_foreground = torch.ones_like(labels, dtype=torch.bool), torch.zeros_like(finite)
     return Segmentation(
-        labels=rearrange(labels, "b (h w) -> b h w", h=grid.h),
-        foreground=rearrange(mask, "b (h w) -> b h w", h=grid.h),
+        labels=labels.unflatten(1, (grid.h, grid.w)),
+        foreground=mask.unflatten(1, (grid.h, grid.w)),
         num_labels=max(entry.prompt.labels.stop for entry in positive),
         finite=finite,
         has_foreground=has_foreground,
         scores=scores[0] if len(scores) == 1 else torch.cat(scores, dim=-1),
-        score_labels=tuple(_owner_labels(entry.prompt) for entry in positive),
+        score_labels=tuple(entry.prompt.owner_labels for entry in positive),
     )
 
 
@@ -178,7 +174,7 @@ def _labels(entries: Sequence[PlacedEntry], scores: Sequence[Tensor]) -> Tensor:
 
 def _label(column: Tensor, prompt: Prompt) -> Tensor:
     """Label of the token behind each owner column: columns skip the tokens that own nothing."""
-    first, *others = consecutive(prompt.owners)
+    first, *others = prompt.owner_runs
     offset = prompt.first_label + first.start
     label, width, end = column + offset if offset else column, len(first), first.stop
     for run in others:
@@ -187,12 +183,8 @@ def _label(column: Tensor, prompt: Prompt) -> Tensor:
     return label
 
 
-def _owner_labels(prompt: Prompt) -> tuple[int, ...]:
-    return tuple(prompt.first_label + index for index in prompt.owners)
-
-
-def _foreground(entries: Sequence[PlacedEntry], settings: Settings) -> Tensor:
-    """Foreground (B, n) of all negative entries together; empty where START says nothing."""
+def _foreground(entries: Sequence[PlacedEntry], settings: Settings) -> tuple[Tensor, Tensor]:
+    """Foreground (B, n) of all negative entries together; whether START says anything, (B,)."""
     if settings.foreground_rule == "argmax":
         scores = [entry.scores() for entry in entries]
         labels = _labels(entries, scores)
@@ -209,11 +201,11 @@ def _foreground(entries: Sequence[PlacedEntry], settings: Settings) -> Tensor:
         start, rest = total.unbind(dim=-1)
         mask = foreground(start, rest)
     if all(entry.share is None for entry in entries):
-        return mask & ~is_flat(start)
+        return mask, varies(start)
     support = entries[0].support()
     for entry in entries[1:]:
         support = support | entry.support()
-    return mask & ~is_flat(start, support)
+    return mask, varies_within(start, support)
 
 
 def _finite(entries: Sequence[PlacedEntry]) -> Tensor:

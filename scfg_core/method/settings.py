@@ -36,6 +36,8 @@ class Settings:
     smooth_ratio    3×3 blur of the ratio map.
     mean_preserving divide the ratio map by its mean, per image.
     strength        0…1: r ← 1 + strength·(r − 1); 0 is plain CFG.
+    min_region      0…1 of the image: smaller parts and holes of a hard mask from words are dropped; 0 = none. It
+                    changes no guidance.
     start, end      part of the schedule in which S-CFG acts; 0…1, start ≤ end.
 
     Raises `SettingsError` for a value outside its range.
@@ -55,6 +57,7 @@ class Settings:
     strength: float = 1.0
     start: float = 0.0
     end: float = 1.0
+    min_region: float = 0.01
 
     def __post_init__(self) -> None:
         object.__setattr__(self, "power_weights", tuple(float(weight) for weight in self.power_weights))
@@ -104,6 +107,7 @@ _RANGES = {
     "strength": (0.0, 1.0),
     "start": (0.0, 1.0),
     "end": (0.0, 1.0),
+    "min_region": (0.0, 1.0),
 }
 
 
@@ -125,8 +129,10 @@ def uniform_powers(steps: int) -> tuple[float, ...]:
 
 PRESETS = {
     "default": Settings(),
-    "paper": Settings(ratio_min=0.0, ratio_max=math.inf, cap="none", smooth_ratio=False),
-    "authors": Settings(power_weights=(0.0, 0.25, 0.75), renormalise="per_layer", smooth_maps=True, cap="hard"),
+    "paper": Settings(ratio_min=0.0, ratio_max=math.inf, cap="none", smooth_ratio=False, min_region=0.0),
+    "authors": Settings(
+        power_weights=(0.0, 0.25, 0.75), renormalise="per_layer", smooth_maps=True, cap="hard", min_region=0.0
+    ),
     "balanced": Settings(mean_preserving=True),
 }
 """`default` is frozen at the first release; better values later get a new name."""

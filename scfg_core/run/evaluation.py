@@ -15,6 +15,7 @@ from torch import Tensor
 
 from ..grid import Grid, patch_mean
 from ..method.fusion import TokenMaps
+from ..method.guidance import guidance_norm
 from ..method.segment import Segmentation
 from .noise import NoiseLevel
 
@@ -78,7 +79,7 @@ class Observation:
 
     segmentation  its regions.
     norm          η (B, H, W) of the predictions' difference, in their terms.
-    uncond_norm   norm (B, H, W) of ε(x, ∅), times the noise level's `epsilon_divisor`.
+    uncond        ε(x, ∅) (B, C, H, W), times the noise level's `epsilon_divisor`.
     ratio         r (B, 1, H, W), None where S-CFG only observes.
     preview       gives (B, 3, ≤256, ≤256) uint8.
     followed      masks (B, H, W) that followed words and acted.
@@ -90,7 +91,7 @@ class Observation:
     segmentation: Segmentation
     norm: Tensor
     noise: NoiseLevel
-    uncond_norm: Tensor
+    uncond: Tensor
     ratio: Tensor | None
     fresh: bool = True
     preview: Callable[[], Tensor] | None = None
@@ -113,18 +114,22 @@ def evaluations_of(observations: Sequence[Observation]) -> list[Evaluation]:
 
 def _evaluations(observations: Sequence[Observation]) -> list[Evaluation]:
     grid = observations[0].segmentation.grid
-    norm = torch.stack([seen.norm * _per_image(seen.noise.epsilon_unit) for seen in observations])
+    norm = torch.stack([_in_units(seen.norm, seen.noise.epsilon_unit) for seen in observations])
     ratio = torch.stack([_ratio_of(seen) for seen in observations])
-    uncond = torch.stack([seen.uncond_norm / _per_image(seen.noise.epsilon_divisor) for seen in observations])
+    uncond = guidance_norm(torch.cat([seen.uncond for seen in observations])).view_as(norm)
+    uncond = torch.stack(
+        [_in_units(part, 1 / seen.noise.epsilon_divisor) for part, seen in zip(uncond, observations, strict=True)]
+    )
     maps = torch.stack((norm, norm * ratio, uncond, ratio))
     means = patch_mean(rearrange(maps, "what e b h w -> (what e b) h w"), grid)
     means = rearrange(means, "(what e b) h w -> e what b h w", what=4, e=len(observations))
+    labels = _compact([seen.segmentation for seen in observations])
     return [
         Evaluation(
             index=seen.index,
             sigma=seen.sigma,
             guidance_scale=seen.guidance_scale,
-            labels=_compact(seen.segmentation),
+            labels=compact,
             foreground=seen.segmentation.foreground,
             classifier=classifier,
             rescaled=rescaled,
@@ -136,7 +141,9 @@ def _evaluations(observations: Sequence[Observation]) -> list[Evaluation]:
             soft_labels=() if seen.soft is None else seen.segmentation.score_labels,
             followed=torch.stack([patch_mean(mask, grid) for mask in seen.followed]) if seen.followed else None,
         )
-        for seen, (classifier, rescaled, diffusion, mean_ratio) in zip(observations, means, strict=True)
+        for seen, compact, (classifier, rescaled, diffusion, mean_ratio) in zip(
+            observations, labels, means, strict=True
+        )
     ]
 
 
@@ -144,15 +151,18 @@ def _ratio_of(seen: Observation) -> Tensor:
     return torch.ones_like(seen.norm) if seen.ratio is None else seen.ratio[:, 0]
 
 
-def _per_image(unit: Tensor | float) -> Tensor | float:
-    """A factor that broadcasts against (B, C, H, W), against (B, H, W)."""
-    return unit[:, 0] if isinstance(unit, Tensor) and unit.ndim == 4 else unit
+def _in_units(norm: Tensor, unit: Tensor | float) -> Tensor:
+    """A norm (B, H, W) times a factor that is a number, or broadcasts against (B, C, H, W)."""
+    if isinstance(unit, Tensor):
+        return norm * (unit[:, 0] if unit.ndim == 4 else unit)
+    return norm if unit == 1 else norm * unit
 
 
-def _compact(segmentation: Segmentation) -> Tensor:
-    """Labels in the smallest integers that hold them."""
-    fits = segmentation.num_labels is not None and segmentation.num_labels <= torch.iinfo(torch.int16).max
-    return segmentation.labels.to(torch.int16 if fits else torch.int32)
+def _compact(segmentations: Sequence[Segmentation]) -> Tensor:
+    """Their labels (E, B, h, w) in the smallest integers that hold them."""
+    counts, most = [found.num_labels for found in segmentations], torch.iinfo(torch.int16).max
+    fits = all(count is not None and count <= most for count in counts)
+    return torch.stack([found.labels for found in segmentations]).to(torch.int16 if fits else torch.int32)
 
 
 def by_label(parts: Mapping[tuple[int, ...], Tensor]) -> Tensor:

@@ -18,8 +18,9 @@ from ..grid import Grid, bilinear, nearest
 from ..method.fusion import TokenMaps
 from ..method.segment import Segmentation
 from ..prompt import Prompt
-from .masks import feather, hard_mask, soft_mask, stretch
-from .words import labels_of, phrases_of
+from .masks import feather, soft_mask, stretch
+from .regions import word_mask
+from .words import labels_of, some_words_in, words_in
 
 MaskMode = Literal["hard", "soft", "stretched"]
 Fallback = Literal["nowhere", "everywhere", "mask"]
@@ -31,8 +32,8 @@ class FollowWords:
     """What to follow, and how.
 
     words      words or phrases of the prompt, separated by commas; their regions are combined.
-    mode       hard: 1 where they win. soft: their share of the attention of all tokens. stretched: the same,
-               brought to the range from 0 to 1.
+    mode       hard: 1 where the phrases that they belong to win. soft: their share of the attention of all tokens.
+               stretched: the same, brought to the range from 0 to 1.
     feather    blur of the border, latent cells ≥ 0.
     freeze     part of the schedule, 0…1, after which the region stays as it is; 1 = never.
     blend      mean over the regions of this many evaluations, 1…16.
@@ -52,8 +53,7 @@ class FollowWords:
     fallback: Fallback = "nowhere"
 
     def __post_init__(self) -> None:
-        if not self.words.replace(",", "").strip():
-            raise SettingsError("expected words to follow, got none: name words of the prompt, such as “horse”")
+        some_words_in(self.words)
         for name, choices in (("mode", get_args(MaskMode)), ("fallback", get_args(Fallback))):
             if getattr(self, name) not in choices:
                 given = getattr(self, name)
@@ -77,20 +77,21 @@ class Follower:
     update → mask, update → mask, …: the mask of an evaluation is made of the segmentations before it.
     """
 
-    def __init__(self, request: FollowWords) -> None:
+    def __init__(self, request: FollowWords, min_region: float = 0.0) -> None:
+        """min_region: share of the image below which parts of the region are dropped (`regions.word_mask`)."""
         self.request = request
+        self._min_region = min_region
         self._regions: deque[Tensor] = deque(maxlen=request.blend)
         self._allowed: Tensor | None = None
         self._always_allowed: Tensor | None = None
-        self._labels: tuple[tuple[Prompt, ...], tuple[int, ...]] = ((), ())
 
     def update(self, segmentation: Segmentation, prompts: Sequence[Prompt]) -> None:
         """Take a segmentation of the prompts that do not follow; `prompts`: whose labels they are."""
-        wanted, grid = self._labels_in(prompts), segmentation.grid
-        owned = hard_mask(segmentation.labels, wanted, grid)
+        words, grid = words_in(self.request.words), segmentation.grid
+        owned = word_mask(segmentation, prompts, words, grid, min_region=self._min_region)
         if self._regions and self._regions[-1].shape != owned.shape:
             self._regions.clear()
-        self._regions.append(owned if self.request.mode == "hard" else self._soft(segmentation, wanted))
+        self._regions.append(owned if self.request.mode == "hard" else self._soft(segmentation, prompts))
         share = reduce(owned, "b h w -> b", "mean")
         allowed = (share >= self.request.min_share) & (share <= self.request.max_share)
         self._allowed = allowed if segmentation.finite is None else allowed & segmentation.finite
@@ -98,17 +99,10 @@ class Follower:
         everywhere = self._allowed.all()
         self._always_allowed = everywhere if before is None else before & everywhere
 
-    def _labels_in(self, prompts: Sequence[Prompt]) -> tuple[int, ...]:
-        known, labels = self._labels
-        if known != tuple(prompts):
-            found = (labels_of(phrase, prompts) for phrase in phrases_of(self.request.words))
-            labels = tuple(dict.fromkeys(label for part in found for label in part))
-            self._labels = tuple(prompts), labels
-        return labels
-
-    def _soft(self, segmentation: Segmentation, wanted: Sequence[int]) -> Tensor:
+    def _soft(self, segmentation: Segmentation, prompts: Sequence[Prompt]) -> Tensor:
         """The words' share of every patch, (B, h, w); `segmentation.scores` has a column for every owner."""
         scores, grid = segmentation.scores, segmentation.grid
+        wanted = {label for word in words_in(self.request.words) for label in labels_of(word, prompts)}
         columns = [label for labels in segmentation.score_labels for label in labels]
         own = [column for column, label in enumerate(columns) if label in wanted]
         if scores is None or not own:

@@ -1,5 +1,6 @@
 """Masks from words: the patches that a set of labels owns (hard), or their share of every patch (soft)."""
 
+import math
 from collections.abc import Sequence
 
 import torch
@@ -31,6 +32,44 @@ def stretch(mask: Tensor) -> Tensor:
     """(B, H, W) brought to the range from 0 to 1, image by image; a flat one becomes 0."""
     low, high = mask.amin(dim=(1, 2), keepdim=True), mask.amax(dim=(1, 2), keepdim=True)
     return torch.where(high > low, (mask - low) / (high - low), 0.0)
+
+
+def drop_small_parts(mask: Tensor, share: float) -> Tensor:
+    """The mask (B, h, w) bool without parts, then holes, of fewer than `share`·h·w patches that touch by an edge.
+
+    The largest part of an image always stays, and so does the largest of what is left. No wait for the device.
+    """
+    return ~_without_small(~_without_small(mask, share), share)
+
+
+def _without_small(mask: Tensor, share: float) -> Tensor:
+    root = _components(mask).flatten(1)
+    cells = mask.flatten(1)
+    sizes = torch.zeros_like(root).scatter_add_(1, root, cells.to(root.dtype))
+    kept = sizes >= sizes.amax(dim=1, keepdim=True).clamp(max=math.ceil(share * cells.shape[1]))
+    return (kept.gather(1, root) & cells).view_as(mask)
+
+
+def _components(mask: Tensor) -> Tensor:
+    """(B, h, w) int64: the highest cell (y·w + x) of the connected part of the mask that each of its cells is in.
+
+    FastSV (Zhang, Azad, Buluç 2020): every root takes the highest root that touches its part, and paths are halved,
+    so that log₂ of the number of cells suffices.
+    """
+    images, h, w = mask.shape
+    root = torch.arange(h * w, device=mask.device).expand(images, -1)
+    touching = [mask.narrow(axis, 1, size - 1) & mask.narrow(axis, 0, size - 1) for axis, size in ((1, h), (2, w))]
+    for _ in range((h * w).bit_length() + 1):
+        highest = root.view(images, h, w).clone()
+        for axis, pairs in enumerate(touching, start=1):
+            first, second = (highest.narrow(axis, offset, pairs.shape[axis]) for offset in (0, 1))
+            highest_of_pair = torch.where(pairs, torch.maximum(first, second), 0)
+            first.copy_(torch.maximum(first, highest_of_pair))
+            second.copy_(torch.maximum(second, highest_of_pair))
+        found = highest.flatten(1)
+        found = found.scatter_reduce(1, root, found, "amax")
+        root = found.gather(1, found)
+    return root.view(images, h, w)
 
 
 def labels_of_scores(scores: TokenMaps) -> Tensor:

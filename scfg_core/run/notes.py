@@ -1,6 +1,6 @@
 """Notes to the user: what a sampling run reports, why, and what to do about it.
 
-The tables of messages in the README and the help pages are made from this enum.
+The tables of messages in docs/MESSAGES.md and the help pages are made from this enum.
 """
 
 from enum import Enum
@@ -18,6 +18,11 @@ class Note(Enum):
         self.text = text
         self.cause = cause
         self.remedy = remedy
+
+    @property
+    def can_be_remedied(self) -> bool:
+        """Whether there is something for the user to do."""
+        return not self.remedy.startswith("Nothing to do")
 
     # The whole run is plain CFG: "S-CFG inactive: …"
 
@@ -124,6 +129,11 @@ class Note(Enum):
         "The words owned less than min_share or more than max_share in some evaluations.",
         "Change the shares in S-CFG Follow Words, or choose other words.",
     )
+    OWNS_NOTHING = (
+        "{word!r} owns no region: no effect",
+        "No part of the image went to the word while its weight acted, or it is a function word such as “on”.",
+        "Set scope to phrase in S-CFG Word Weights, or weight another word of the phrase.",
+    )
     OUT_OF_MEMORY = (
         "S-CFG ran out of memory; falling back to plain CFG",
         "The attention maps do not fit beside the model.",
@@ -143,17 +153,22 @@ class Note(Enum):
         "Set guidance_scale above 1.",
     )
     OTHER_LENGTH = (
-        "the prompt was described with {expected} tokens, but the U-Net was given {given}; its words are not used",
+        "the prompt was described with {expected} tokens, but the model was given {given}; its words are not used",
         "`prompt=` does not match the text that the pipeline encodes.",
         "Describe the tokens as the pipeline's tokenizer pads them.",
     )
     NOT_A_PAIR = (
         "the two halves of the batch are different images; S-CFG skipped these calls",
         "The batch is not [unconditional; conditional]: several images without CFG, or InstructPix2Pix.",
-        "Call the U-Net on [unconditional; conditional] rows of the same images.",
+        "Call the model on [unconditional; conditional] rows of the same images.",
     )
     NO_TEXT = (
-        "the U-Net was called without encoder_hidden_states; S-CFG skipped these calls",
+        "the model was called without encoder_hidden_states; S-CFG skipped these calls",
         "There is no text to attend to.",
         "Pass encoder_hidden_states.",
+    )
+    NO_NEGATIVE = (
+        "no unconditional prediction followed the conditional one; S-CFG skipped these calls",
+        "The pipeline does no CFG at these steps: no negative prompt, or CFG that ends early (cfg_trunc_ratio).",
+        "Pass negative_prompt, and a true_cfg_scale or guidance_scale above 1.",
     )

@@ -1,6 +1,6 @@
 """What a host knows of one evaluation: both predictions, and where its prompts act."""
 
-from collections.abc import Hashable
+from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -25,6 +25,11 @@ class Placement:
     active: bool = True
 
 
+def within_all(start: float, end: float) -> bool:
+    """Every part of the schedule counts, where a host knows none."""
+    return True
+
+
 @dataclass(frozen=True)
 class Predictions:
     """Both predictions of one evaluation.
@@ -35,6 +40,7 @@ class Predictions:
     sigma            noise level in the host's unit, for the record.
     guidance_scale   γ.
     active           whether S-CFG acts in this part of the schedule.
+    within           whether now is within a part of the schedule, from start to end, 0…1 each.
     """
 
     x: Tensor
@@ -44,6 +50,7 @@ class Predictions:
     sigma: Tensor | float
     guidance_scale: float
     active: bool = True
+    within: Callable[[float, float], bool] = within_all
 
     @cached_property
     def delta(self) -> Tensor:

@@ -5,6 +5,7 @@ them, and the flags, once.
 """
 
 import logging
+from collections.abc import Callable
 from dataclasses import dataclass, field
 
 import torch
@@ -13,6 +14,7 @@ from torch import Tensor
 from ..grid import Grid
 from ..method.fusion import TokenMaps
 from ..method.segment import Segmentation
+from ..method.settings import Settings
 from ..prompt import Prompt
 from .evaluation import Evaluation, Observation, by_label, evaluations_of
 from .fingerprint import Fingerprint
@@ -49,9 +51,10 @@ class Run:
     layers       names of the observed layers, in the order in which they run.
     token_sums   labels of a positive entry → (B, h·w, K) running sum of its Ĉ over `token_count` evaluations, on
                  `token_grid`; an evaluation in which the entry is inactive adds nothing.
-    notes        what the user is told, each once.
+    notes        what the user is told, each once; explained: the `Note` behind each, with its cause and remedy.
     followed     words that a mask followed, one text per mask.
     facts        what the last evaluation with maps was made of, for the status line.
+    min_region   share of the image below which a part of a hard mask from words is dropped (`Settings`).
     schedule     noise levels of the steps, the last one reached included: from the highest to 0, as a rule.
     fingerprint  identifies the latent that the run returned.
     """
@@ -63,13 +66,16 @@ class Run:
     token_count: int = 0
     notes: list[str] = field(default_factory=list)
     followed: tuple[str, ...] = ()
+    explained: dict[str, Note] = field(default_factory=dict)
     facts: Facts | None = None
+    min_region: float = Settings().min_region
     schedule: tuple[float, ...] = ()
     fingerprint: Fingerprint | None = None
     closed: bool = False
     _evaluations: list[Evaluation] = field(default_factory=list)
     _waiting: list[Observation] = field(default_factory=list)
     _stride: int = 1
+    _at_close: list[Callable[[], None]] = field(default_factory=list)
     _all_finite: Tensor | None = None
     _all_foreground: Tensor | None = None
 
@@ -114,11 +120,16 @@ class Run:
             else [(words, float(mask.mean())) for words, mask in zip(self.followed, last, strict=True)]
         )
 
+    def at_close(self, report: Callable[[], None]) -> None:
+        """Call `report` when the run closes, to add notes for which it may read the device."""
+        self._at_close.append(report)
+
     def note(self, note: Note, **fields: object) -> None:
         """Add a note for the user, once."""
         text = note.text.format(**fields)
         if text not in self.notes:
             self.notes.append(text)
+            self.explained[text] = note
 
     def add_scores(self, segmentation: Segmentation) -> None:
         """Add an evaluation's Ĉ to the running sums, which begin anew where the grid or the batch changes."""
@@ -148,7 +159,7 @@ class Run:
         waiting, self._waiting = self._waiting, []
         found = [seen.segmentation for seen in waiting]
         finite = [regions.finite for regions in found if regions.finite is not None]
-        finite += [torch.isfinite(seen.norm.sum(dim=(1, 2))) for seen in waiting]
+        finite += [total - total == 0 for total in _joined([seen.norm.sum(dim=(1, 2)) for seen in waiting])]
         separated = [regions.has_foreground for regions in found if regions.has_foreground is not None]
         self._all_finite = _all(self._all_finite, finite)
         self._all_foreground = _all(self._all_foreground, separated)
@@ -177,7 +188,7 @@ class Run:
         vars(self).update(vars(fresh))
 
     def close(self) -> None:
-        """Read everything off the device, once."""
+        """Read everything off the device, once; a run that recorded nothing says why, if nobody did."""
         if self.closed:
             return
         self.evaluations = [evaluation.read() for evaluation in self.evaluations]
@@ -187,6 +198,11 @@ class Run:
         if self._all_foreground is not None and not bool(self._all_foreground):
             self.note(Note.NO_FOREGROUND)
         self._all_finite = self._all_foreground = None
+        for report in self._at_close:
+            report()
+        self._at_close = []
+        if not self.evaluations and not self.notes:
+            self.note(Note.NOTHING_SAMPLED)
         self.closed = True
 
 
@@ -194,5 +210,10 @@ def _all(so_far: Tensor | None, flags: list[Tensor]) -> Tensor | None:
     """Whether all flags (B,) hold, and those before; None where there are none."""
     if not flags:
         return so_far
-    now = torch.cat([flag.to(flags[0].device) for flag in flags]).all()
+    now = _joined(flags)[0].all()
     return now if so_far is None else so_far & now.to(so_far.device)
+
+
+def _joined(parts: list[Tensor]) -> list[Tensor]:
+    """One tensor (B,) of several; none of none."""
+    return [torch.cat([part.to(parts[0].device) for part in parts])] if parts else []

@@ -20,8 +20,6 @@ from ..collect.budget import CollectorOutOfMemory, is_out_of_memory
 from ..collect.calls import Key, LayerCall
 from ..collect.collector import Collector
 from ..grid import Grid
-from ..method.entries import EntryMaps
-from ..method.fusion import TokenMaps
 from ..method.guidance import guidance_norm, ratio_of_norm
 from ..method.segment import Segmentation, segment_entries
 from ..method.settings import Settings
@@ -31,9 +29,11 @@ from .evaluation import Observation
 from .guard import guarded
 from .magnitude import magnitude_patches, magnitude_settings
 from .notes import Note
+from .placed import PlacedMaps
 from .predictions import Placement, Predictions
 from .record import Facts, Run
-from .words import labels_of
+from .weighting import Weighting
+from .weights import WordWeights
 
 ALL_PATCHES = "all patches"
 """What owns everything where regions are patches of the latent."""
@@ -44,7 +44,7 @@ class Session:
 
     settings      the method's constants.
     collection    how maps are collected.
-    word_weights  word or phrase of the prompts, or label → factor ≥ 0 on the guidance of its region.
+    word_weights  factors on the guidance of what words stand for (`run.weights`).
     recorded      called with every evaluation's record, whose tensors are still on the device.
     resegment     gives what replaces every fresh segmentation: regions of the caller's own, on its grid.
     collector     of these settings; None = one as the collection says.
@@ -57,7 +57,7 @@ class Session:
         collection: Collection,
         run: Run,
         *,
-        word_weights: Mapping[str, float] | Mapping[int, float] | None = None,
+        word_weights: WordWeights | Mapping[str, float] | Mapping[int, float] | None = None,
         recorded: Callable[[Observation], None] | None = None,
         resegment: Callable[[Segmentation], Segmentation] | None = None,
         collector: Collector | None = None,
@@ -68,7 +68,8 @@ class Session:
         self.run = run
         self.observing = False
         """Whether the attention of the evaluation under way is wanted."""
-        self._word_weights = dict(word_weights or {})
+        run.min_region = settings.min_region
+        self._weighting = Weighting(WordWeights.of(word_weights), run)
         self._recorded = recorded
         self._resegment = resegment
         self._by_magnitude = by_magnitude
@@ -76,9 +77,11 @@ class Session:
         """Masks (B, T·H, W) that follow words and act in the evaluation under way, for its record."""
         self._unobserved: frozenset[Hashable] = frozenset()
         self._collector = collector or Collector(self.settings, collection.budget_mib)
+        self._maps = PlacedMaps(self._collector)
         self._given_up = False
         self._lock = threading.Lock()
         self._last: Segmentation | None = None
+        self._scores: Tensor | None = None
         self._last_latent: Grid | None = None
         self._index = -1
 
@@ -88,20 +91,22 @@ class Session:
         only: the prompts whose attention is of use; None = all of them.
         """
         self._index += 1
-        self._unobserved = frozenset(
-            key
-            for key, prompt in prompts.items()
-            if _separates_nothing(prompt) or (only is not None and key not in only)
-        )
-        self._collector.begin(prompts)
+        self._unobserved = frozenset() if only is None else frozenset(key for key in prompts if key not in only)
+        self._collector.begin({})
+        self.declare(prompts)
         self.observing = not self._given_up and self._index % self.collection.every == 0
         return self.observing
+
+    def declare(self, prompts: Mapping[Key, Prompt]) -> None:
+        """More prompts of this evaluation: a host that runs one forward after another learns of them in turn."""
+        self._unobserved |= {key for key, prompt in prompts.items() if _separates_nothing(prompt)}
+        self._collector.declare(prompts)
 
     @guarded
     def observe(self, call: LayerCall) -> None:
         """Take one call of an attention layer; nothing of it is needed after the evaluation."""
-        wanted = call.of_prompts(self.needs_maps) if self.observing else None
-        if wanted is not None:
+        wanted = call.of_prompts(self.needs_maps) if self.observing and self._unobserved else call
+        if self.observing and wanted is not None:
             self._collector.observe(wanted)
 
     def needs_maps(self, prompt: Hashable) -> bool:
@@ -147,11 +152,10 @@ class Session:
 
     def regions_of(self, places: Sequence[Placement], latent: Grid, device: torch.device) -> Segmentation | None:
         """This evaluation's regions as if there were no prompts but these; None where none of them has maps."""
-        with_maps = self._with_maps(places)
-        if self._given_up or not with_maps:
+        seen = self._maps.seen(places)
+        if self._given_up or not seen:
             return None
-        entries = [self._entry(place, self._collector.token_maps, device) for place in with_maps]
-        return segment_entries(entries, [], self.settings, latent)
+        return segment_entries(self._maps.tokens(seen, device), [], self.settings, latent)
 
     def _magnitude(
         self, predictions: Predictions, preview: Callable[[Tensor | None], Tensor] | None
@@ -174,10 +178,10 @@ class Session:
         folded, ratio, shaped = predictions.folded(), None, None
         norm, frames = guidance_norm(folded.delta), predictions.frames
         by_magnitude = settings.regions == "patch" and self._by_magnitude
-        weights = {} if by_magnitude else self._weights_by_label()
         if predictions.active and settings.strength > 0:
             scale = predictions.guidance_scale
-            ratio = shaped = ratio_of_norm(norm, segmentation, settings, scale, weights, frames)
+            factors = None if by_magnitude else self._weighting.factors(predictions.within, norm.dtype)
+            ratio = shaped = ratio_of_norm(norm, segmentation, settings, scale, factors, frames)
             if predictions.cond.ndim == 5:
                 shaped = rearrange(ratio, "b one (t h) w -> b one t h w", t=frames)
         try:
@@ -223,54 +227,30 @@ class Session:
         """This evaluation's segmentation, else the last one that fits, else None; and whether it is fresh."""
         images = predictions.cond.shape[0]
         self.run.prompts = [self._collector.prompt(place.prompt) for place in cond]
-        active, with_maps = [place for place in cond if place.active], self._with_maps(cond)
-        if active and active == with_maps:
-            positive = [self._entry(place, self._collector.token_maps, predictions.cond.device) for place in active]
-            negative = [
-                self._entry(place, self._collector.foreground_maps, predictions.cond.device)
-                for place in self._with_maps(uncond)
-            ]
+        active = [place for place in cond if place.active]
+        if active and active == self._maps.seen(cond):
+            device = predictions.cond.device
+            positive = self._maps.tokens(active, device)
+            negative = self._maps.foregrounds(self._maps.seen(uncond), device)
             segmentation = segment_entries(positive, negative, self.settings, latent)
-            if not any(self._collector.prompt(place.prompt).start_tokens for place in uncond):
+            if not self._maps.have_start(uncond):
                 segmentation = replace(segmentation, has_foreground=None)  # there is no START to say anything
-            if self._resegment is not None:
+            if self._resegment is None:
+                self._weighting.segmented(segmentation, self.run.prompts)
+            else:
                 segmentation = self._resegment(segmentation)
-            self.run.facts = self._facts(cond)
+                self._weighting.segmented(replace(segmentation, scores=None), self.run.prompts)
+            self.run.facts = self._maps.facts(cond)
+            self._scores = segmentation.scores
             self.run.add_scores(segmentation)
             self._last, self._last_latent = replace(segmentation, scores=None), latent
-            return segmentation, True
+            return self._last, True
         if self._last is not None and (self._last.labels.shape[0], self._last_latent) == (images, latent):
             if self._index % self.collection.every == 0:
                 self.run.note(Note.REUSED)
             return self._last, False
         self.run.note(Note.NO_MAPS)
         return None, False
-
-    def _with_maps(self, places: Sequence[Placement]) -> list[Placement]:
-        return [place for place in places if place.active and self._collector.layers_seen(place.prompt) > 0]
-
-    def _entry(self, place: Placement, maps: Callable[[Hashable], TokenMaps], device: torch.device) -> EntryMaps:
-        tokens = maps(place.prompt)
-        tokens = replace(tokens, values=tokens.values.to(device))
-        return EntryMaps(tokens, self._collector.prompt(place.prompt), place.area, place.weight)
-
-    def _facts(self, cond: Sequence[Placement]) -> Facts:
-        return Facts(
-            layers=max(self._collector.layers_seen(place.prompt) for place in cond),
-            grids=self._collector.grids_seen(),
-            tokens=sum(self._collector.prompt(place.prompt).num_tokens for place in cond),
-            prompts=len(cond),
-            backend=self._collector.backend or "pytorch",
-        )
-
-    def _weights_by_label(self) -> dict[int, float]:
-        weights: dict[int, float] = {}
-        for word, weight in self._word_weights.items():
-            labels = labels_of(word, self.run.prompts) if isinstance(word, str) else (int(word),)
-            if not labels:
-                self.run.note(Note.UNKNOWN_WORD, word=word)
-            weights |= dict.fromkeys(labels, weight)
-        return weights
 
     def _record(
         self,
@@ -281,20 +261,19 @@ class Session:
         fresh: bool,
         preview: Callable[[], Tensor] | None,
     ) -> None:
-        epsilon = predictions.noise.undivided_epsilon(predictions.x, predictions.uncond)
-        soft = segmentation.scores if self.collection.soft_maps and fresh else None
+        scores = self._scores if self.collection.soft_maps and fresh else None
         observation = Observation(
             index=self._index,
             sigma=predictions.sigma,
             guidance_scale=predictions.guidance_scale,
-            segmentation=replace(segmentation, scores=None),
+            segmentation=segmentation,
             norm=norm,
             noise=predictions.noise,
-            uncond_norm=guidance_norm(epsilon),
+            uncond=predictions.noise.undivided_epsilon(predictions.x, predictions.uncond),
             ratio=ratio,
             fresh=fresh,
             preview=preview,
-            soft=None if soft is None else soft.half(),
+            soft=None if scores is None else scores.half(),
             followed=tuple(self.acting),
         )
         self.run.add(observation)

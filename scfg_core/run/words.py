@@ -26,56 +26,18 @@ def labels_of(phrase: str, prompts: Sequence[Prompt]) -> tuple[int, ...]:
     return tuple(dict.fromkeys(found))
 
 
-def phrases_of(words: str) -> list[str]:
+def words_in(text: str) -> list[str]:
     """The words and phrases of a list with commas."""
-    return [phrase.strip() for phrase in words.split(",") if phrase.strip()]
+    return [word.strip() for word in text.split(",") if word.strip()]
 
 
-def labels_of_words(words: str, prompts: Sequence[Prompt]) -> list[int]:
-    """Labels of all words and phrases of a list with commas, ascending.
-
-    Raises `SettingsError` if the prompts have no known words, or one of these is not among them.
-    """
-    known = [text for prompt in prompts for text, _ in prompt.words_with_labels()]
-    if not known:
-        raise SettingsError(
-            "expected a prompt with known words, got numbered tokens: encode it with S-CFG Text Encode"
-        )
-    found = {phrase: labels_of(phrase, prompts) for phrase in phrases_of(words)}
-    missing = [phrase for phrase, labels in found.items() if not labels]
-    if missing or not found:
-        given = ", ".join(map(repr, missing)) or "none"
-        raise SettingsError(
-            f"expected words of the prompt, got {given}: use some of {', '.join(dict.fromkeys(known))}"
-        )
-    return sorted({label for labels in found.values() for label in labels})
+def some_words_in(text: str) -> list[str]:
+    """The same. Raises `SettingsError` if there is none."""
+    words = words_in(text)
+    if not words:
+        raise SettingsError("expected words of the prompt, got none: write some, separated by commas")
+    return words
 
 
 def _letters(text: str) -> str:
     return "".join(text.casefold().split())
-
-
-def parse_weights(text: str) -> dict[str, float]:
-    """ "horse: 1.3, red hat: 0.8" → {"horse": 1.3, "red hat": 0.8}; entries are separated by commas or new lines.
-
-    Raises `SettingsError` for an entry that is not "word: number" with a number from 0 to 10, and for a repetition.
-    """
-    weights: dict[str, float] = {}
-    remedy = 'write entries like "horse: 1.3", separated by commas'
-    for entry in text.replace("\n", ",").split(","):
-        if not entry.strip():
-            continue
-        phrase, colon, number = entry.rpartition(":")
-        phrase = " ".join(phrase.casefold().split())
-        if not (colon and phrase):
-            raise SettingsError(f"expected a word, a colon and a number, got {entry.strip()!r}: {remedy}")
-        try:
-            weight = float(number)
-        except ValueError:
-            weight = float("nan")
-        if not 0 <= weight <= 10:
-            raise SettingsError(f"expected a weight from 0 to 10 for {phrase!r}, got {number.strip()!r}: {remedy}")
-        if phrase in weights:
-            raise SettingsError(f"expected {phrase!r} once, got it twice: keep one of the two")
-        weights[phrase] = weight
-    return weights

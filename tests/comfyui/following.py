@@ -13,11 +13,13 @@ from scfg_core.run.follow import FollowWords
 
 from ..core import oracle
 from . import host
-from .expected import Prompt, segmented
+from .expected import Prompt
 from .probe import Probe
 
-WORDS = ["<start>", *(f"w{i}" for i in range(1, 77))]
-OWNERS = ", ".join(f"w{i}" for i in range(1, 40))
+WORDS = ["<start>", *(f"w{i}" if i % 2 else "," for i in range(1, 77))]
+"""Tags of one word."""
+
+OWNERS = ", ".join(WORDS[1:40:2])
 """Words that own some of the image, and not all of it."""
 
 
@@ -91,12 +93,29 @@ def expected_mask(
     wanted: set[int],
     layers: tuple[str, ...] = host.SD15_LAYERS,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """(B, H, W) hard mask of the labels `wanted` by the maps of an evaluation, and where it may be either."""
+    """(B, H, W) hard mask of the labels `wanted` by the maps of an evaluation, and where it may be either.
+
+    Every tag is a word, so that the region of a phrase is that of its token, among START and the other words.
+    """
     args = probe.evaluations[index].args
     latent = tuple(args["input"].shape[2:])
     masks, ties = [], []
     for image in range(len(args["input"])):
-        found = segmented(probe, index, prompts, prompts[:1], image, Settings(), layers, latent)
-        masks.append(oracle.nearest(np.isin(found.labels, list(wanted)), *latent))
-        ties.append(oracle.nearest(found.tied, *latent))
+        entries = [_entry(probe, index, prompt, layers, image) for prompt in prompts]
+        common = oracle.common_grid(entries, latent)
+        columns, total = oracle.weighted_columns(entries, common, latent, Settings())
+        scores = np.concatenate(columns, axis=1)
+        own = [label for label in range(scores.shape[1]) if label % 77 == 0 or label % 77 % 2 == 1]
+        winner, tied = oracle.best_and_tied(scores[:, own])
+        owned = np.isin(np.array(own)[winner], list(wanted)) & (total > 0)
+        masks.append(oracle.nearest(owned.reshape(common), *latent))
+        ties.append(oracle.nearest(tied.reshape(common), *latent))
     return np.stack(masks).astype(float), np.stack(ties)
+
+
+def _entry(probe: Probe, index: int, prompt: Prompt, layers: tuple[str, ...], image: int) -> tuple[Any, ...]:
+    """(maps, grid, area, weight) of a prompt, as the oracle wants them."""
+    maps = probe.layer_maps(index, layers, prompt.text, image, prompt.area)
+    values, grid = oracle.fuse(maps, Settings(), lambda cross: oracle.fold_starts(cross, prompt.starts), 1e-8)
+    area = None if prompt.area is None else (prompt.area[2], prompt.area[3], prompt.area[0], prompt.area[1])
+    return values, grid, area, prompt.weight

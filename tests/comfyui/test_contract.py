@@ -99,6 +99,10 @@ def test_newer_hosts_find_the_nodes_by_other_names_and_fold_rare_inputs(object_i
 def test_help_pages_and_pictures_are_served_under_any_folder_name(server):
     for node in golden():
         assert server.get(f"/extensions/{FOLDER}/docs/{node}.md").decode().startswith("# ")
+        for folder in (PACK / "locales").iterdir():
+            title = json.loads((folder / "nodeDefs.json").read_text(encoding="utf-8"))[node]["display_name"]
+            served = server.get(f"/extensions/{FOLDER}/docs/{node}/{folder.name}.md").decode()
+            assert served.startswith(f"# {title}\n")
     for path in (PACK / "web" / "docs").glob("*.png"):
         assert server.get(f"/extensions/{FOLDER}/docs/{path.name}")[:4] == b"\x89PNG"
 

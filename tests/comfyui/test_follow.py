@@ -66,8 +66,20 @@ def test_guided_images_follow_too(sd15):
 
 def test_following_in_sdxl(sdxl):
     positive = base(A) + following(B)
-    reader, probe, _, _ = followed_run(sdxl, positive, image=host.latent(32, 48))
+    whole = Settings(strength=0, min_region=0.0)
+    reader, probe, _, _ = followed_run(
+        sdxl, positive, image=host.latent(32, 48), make=lambda model: scfg(model, whole)
+    )
     check_masks(reader, probe, [Prompt(A)], layers=host.SDXL_LAYERS)
+
+
+def test_small_parts_of_a_followed_region_are_dropped(sdxl):
+    positive, picture = base(A) + following(B), host.latent(32, 48)
+    cleaned, ragged = (
+        followed_run(sdxl, positive, image=picture, make=lambda model, s=s: scfg(model, s))[0].seen()[1]
+        for s in (Settings(strength=0, min_region=0.2), Settings(strength=0, min_region=0.0))
+    )
+    assert not torch.equal(cleaned, ragged)
 
 
 def test_following_the_words_of_two_prompts_of_which_one_has_an_area(sd15):

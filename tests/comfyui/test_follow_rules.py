@@ -33,7 +33,7 @@ def set_mask(conditioning, mask, bounds=False, strength=1.0):
 @pytest.mark.parametrize(
     ("positive", "message"),
     [
-        (base(A) + following(B, "zebra"), "expected words of the prompt, got 'zebra': use some of w1, w2"),
+        (base(A) + following(B, "zebra"), "expected words of the prompt, got 'zebra': use some of w1, w3"),
         (host.conditioning(A) + following(B), "expected a prompt with known words, got numbered tokens"),
         (following(B), "expected a base prompt beside the one that follows words, got none"),
         (base(A) + following(B, default=True), "expected the base prompt as the default one"),
@@ -66,7 +66,7 @@ def test_following_twice_is_an_error():
 @pytest.mark.parametrize(
     ("options", "message"),
     [
-        ({"words": " , "}, "expected words to follow"),
+        ({"words": " , "}, "expected words of the prompt, got none"),
         ({"words": "a", "mode": "fuzzy"}, "expected a mode of hard, soft, stretched"),
         ({"words": "a", "feather": -1.0}, "expected feather"),
         ({"words": "a", "freeze": 1.5}, "expected freeze"),
@@ -123,7 +123,9 @@ def test_a_followed_region_out_of_its_share_falls_back(sd15, shares, falls):
 
 def test_a_followed_region_that_vanishes_on_the_way(sd15):
     """The base prompt with the words leaves the stage in the middle of the run; another one stays."""
-    positive = base(A, end_percent=0.4) + base(host.tokens(9), scfg_words=(("x",) * 77, (-1, *range(76))))
+    positive = base(A, end_percent=0.4) + base(
+        host.tokens(9), scfg_words=(("x", ",") * 38 + ("x",), (-1, *range(76)))
+    )
     reader, _, run, output = followed_run(sd15, positive + following(B, min_share=0.01), steps=6)
     shares = [float(mask.mean()) for mask in reader.seen(2)]
     assert shares[1] > 0.05
@@ -243,9 +245,9 @@ def test_following_in_a_transformer(name):
     family = FAMILIES[name]
     text, other, negative = (family.text(seed, family.lengths[0]) for seed in (1, 2, 3))
     columns = family.lengths[0]
-    words = ["<start>", *(f"w{index}" for index in range(1, columns))]
+    words = ["<start>", *(f"w{index}" if index % 2 else "," for index in range(1, columns))]
     text[0][1]["scfg_words"] = (tuple(words), (-1, *range(columns - 1)))
-    made = follow_words(other, FollowWords(", ".join(words[1 : columns // 2 + 1])), None, 0, 1)
+    made = follow_words(other, FollowWords(", ".join(words[1 : columns // 2 + 1 : 2])), None, 0, 1)
     reader = Reader()
     run = watching(family.build())
     with torch.inference_mode():

@@ -1,6 +1,7 @@
 """Which step a view shows: counted from 1, the last where nothing is chosen, and only where one is asked for."""
 
 import importlib
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -58,6 +59,61 @@ def test_of_a_long_run_the_nearest_step_that_was_kept_is_shown(parts):
 def test_a_mask_over_all_steps_does_not_ask_for_one(parts, step):
     mask = parts.mask.token_mask(a_run(parts), "cat", "soft", parts.mask.AVERAGE, step, 0, None)
     assert mask.shape == (1, SIDE * 8, SIDE * 8)
+
+
+def hard_mask(parts, run, words="cat", over="one step", scope="phrase"):
+    """(SIDE, SIDE) of the last step, or of all."""
+    return parts.mask.token_mask(run, words, "hard", over, -1, 0, None, scope)[0, ::8, ::8]
+
+
+def with_stray_block(parts):
+    """A run of "a red cat" in whose last step "red" wins on the left half, but for a stray patch of "cat" there."""
+    run = a_run(parts, soft=STEPS)
+    texts, words = ("<start>", "a", "red", "cat"), (-1, 0, 1, 2)
+    run.prompts = [parts.prompt.Prompt.plain("cond", 4, (0,), texts, words)]
+    last = run.evaluations[-1].labels
+    last.zero_()
+    last[..., :2], last[0, 1, 1], last[0, 3, 3] = 2, 3, 3
+    scores = torch.zeros(1, SIDE**2, 4)
+    scores.scatter_(2, last.flatten(1)[..., None].long(), 4.0)
+    run.token_sums = {(0, 1, 2, 3): scores}
+    return run
+
+
+@pytest.mark.parametrize("over", ["one step", "average of all steps"])
+def test_a_hard_mask_is_of_the_phrase_or_of_the_word(parts, over):
+    run = with_stray_block(parts)
+    run.min_region = 0.0
+    left, alone = torch.zeros(SIDE, SIDE), torch.zeros(SIDE, SIDE)
+    left[:, :2] = left[3, 3] = alone[1, 1] = alone[3, 3] = 1
+    assert torch.equal(hard_mask(parts, run, over=over), left)
+    assert torch.equal(hard_mask(parts, run, over=over, scope="word"), alone)
+
+
+def test_stray_blocks_are_dropped_unless_the_run_keeps_them(parts):
+    run = with_stray_block(parts)
+    run.min_region = 0.1
+    assert hard_mask(parts, run)[3, 3] == 0 and hard_mask(parts, run).sum() == 8
+    run.min_region = 0.0
+    assert hard_mask(parts, run)[3, 3] == 1
+
+
+def test_recorded_soft_maps_of_a_step_say_which_phrase_wins_there(parts):
+    run = with_stray_block(parts)
+    run.min_region = 0.0
+    before = hard_mask(parts, run)
+    scores = run.token_sums[(0, 1, 2, 3)].clone()
+    scores[:, 5, 0] = 3.0  # START between "cat", 4, and the mean of "red cat", 2
+    run.evaluations[-1] = replace(run.evaluations[-1], soft=scores, soft_labels=((0, 1, 2, 3),))
+    after = hard_mask(parts, run)
+    assert before[1, 1] == 1 and after[1, 1] == 0
+    assert (before != after).sum() == 1
+
+
+def test_a_function_word_has_no_phrase_and_the_error_offers_words_that_have(parts):
+    with pytest.raises(ValueError, match="expected words of the prompt, got 'a': use some of red, cat"):
+        hard_mask(parts, with_stray_block(parts), words="a")
+    assert hard_mask(parts, with_stray_block(parts), words="a", scope="word").sum() == 0
 
 
 def test_a_step_that_brought_no_maps_shows_the_last_ones_before_it(parts):

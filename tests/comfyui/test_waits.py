@@ -5,14 +5,16 @@ from dataclasses import replace
 import pytest
 import torch
 
-from scfg_core import Settings
+from scfg_core import Settings, parse_weights
 from scfg_core.hosts.comfyui import guide, observe
 from scfg_core.run.session import Collection
 
 from ..core.waits import Waits
 from . import host
 
-CAT, DOG, BLURRY = (host.conditioning(host.tokens(seed)) for seed in (1, 2, 3))
+WORDS = (("<start>", "red", "cat", *["<pad>"] * 74), (-1, 0, 1, *[-1] * 74))
+CAT = host.conditioning(host.tokens(1), scfg_words=WORDS)
+DOG, BLURRY = (host.conditioning(host.tokens(seed)) for seed in (2, 3))
 LONG = host.conditioning(host.tokens(4, 154))
 LEFT = host.conditioning(host.tokens(2), mask=torch.ones(1, 16, 24).tril(), set_area_to_bounds=False)
 TOP = host.conditioning(host.tokens(2), area=(8, 24, 0, 0))
@@ -47,6 +49,7 @@ VERBS = {
     "soft maps": lambda model: observe(model, Collection(soft_maps=True)),
     "every second": lambda model: guide(observe(model, Collection(every=2))[0], Settings()),
     "guiding": lambda model: guide(model, Settings(), {"cat": 1.5}),
+    "by word": lambda model: guide(model, Settings(), parse_weights("cat: 1.5", "word")),
     "authors": lambda model: guide(model, Settings.preset("authors")),
     "patches": lambda model: guide(model, replace(Settings(), regions="patch", mean_preserving=True)),
 }

@@ -35,6 +35,7 @@ def test_presets_are_the_table():
         "strength": (1.0,) * 3,
         "start": (0.0,) * 3,
         "end": (1.0,) * 3,
+        "min_region": (0.01, 0.0, 0.0),
     }
     assert {field.name for field in fields(Settings)} == set(table)
     for column, name in enumerate(("default", "paper", "authors")):

@@ -1,10 +1,10 @@
-"""Words and their labels; word weights as text."""
+"""Words and their labels."""
 
 from dataclasses import replace
 
 import pytest
 
-from scfg_core import Prompt, SettingsError, labels_of, parse_weights
+from scfg_core import Prompt, labels_of
 
 
 def prompt(first_label, texts, words):
@@ -43,16 +43,3 @@ def test_a_word_is_found_in_every_entry():
 
 def test_numbered_tokens_have_no_words():
     assert Prompt.plain("cond", 3).words_with_labels() == []
-
-
-def test_weights_are_read():
-    assert parse_weights("horse: 1.3, Red  Hat:0.8,\nsky : 0") == {"horse": 1.3, "red hat": 0.8, "sky": 0.0}
-    assert parse_weights("") == {}
-
-
-@pytest.mark.parametrize(
-    "text", ["horse", "horse: big", ": 1", "horse: -1", "horse: nan", "horse: 11", "a: 1, A: 2"]
-)
-def test_bad_weights_are_named(text):
-    with pytest.raises(SettingsError, match="expected .*, got "):
-        parse_weights(text)

@@ -6,7 +6,7 @@ import pytest
 import torch
 from PIL import Image
 
-import demo.__main__ as command
+import demo.command as command
 from demo.model import load_model
 from demo.sample import sample, starting_noise
 from demo.words import COLOURS

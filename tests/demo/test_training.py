@@ -2,25 +2,30 @@
 
 import copy
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 import torch
 
+from demo.joint.model import load_transformer, to_latents
 from demo.model import build_model
-from demo.training.__main__ import main
+from demo.training.__main__ import main, parse_arguments
 from demo.training.attention import fuse, propagate, unfair_shares
 from demo.training.first import First
+from demo.training.flow import Flow
 from demo.training.muon import orthogonal
 from demo.training.second import Second
-from demo.training.settings import FirstTraining, Schedule, SecondTraining, StartTraining
+from demo.training.settings import FirstTraining, FlowTraining, Schedule, SecondTraining, StartTraining
 from demo.training.stage import Feed, rate, sample_times
 from demo.training.start import Start, above_words, open_constant, set_start_keys, teach_foreground
+from demo.wavelet import decode
 from demo.words import COLOURS, PAD, VOCABULARY
 from demo.world import spell
 from scfg_core import Grid, LayerMaps, Settings, segment
 
 FIRST = FirstTraining(batch=2, warmup=1, steps=10)
 START = StartTraining(batch=2, warmup=1, steps=10)
+FLOW = FlowTraining(batch=3, warmup=1, steps=10, depth=2)
 SECOND = SecondTraining(batch=3, empty_rows=1, warmup=1, steps=10)
 
 
@@ -35,6 +40,8 @@ def stages(name):
         "first": lambda: First(FIRST, "cpu"),
         "start": lambda: Start(model(), START, "cpu"),
         "second": lambda: Second(model(), model(1), SECOND, "cpu"),
+        "mmdit": lambda: Flow("mmdit", FLOW, "cpu"),
+        "cross": lambda: Flow("cross", FLOW, "cpu"),
     }
     return makers[name](), makers[name]()
 
@@ -154,7 +161,7 @@ def test_captions_err_at_their_odds_and_within_their_kind():
     assert torch.equal(wrong[:, others], ids[:, others])
 
 
-@pytest.mark.parametrize("name", ["first", "start", "second"])
+@pytest.mark.parametrize("name", ["first", "start", "second", "mmdit", "cross"])
 def test_a_resumed_run_goes_on_as_if_never_stopped(tmp_path, name):
     straight, resumed = stages(name)
     straight.advance()
@@ -175,6 +182,40 @@ def test_the_first_model_is_not_trained_again():
     assert all(torch.equal(value, before[name]) for name, value in stage.first.unet.state_dict().items())
 
 
+@pytest.mark.parametrize("architecture", ["mmdit", "cross"])
+def test_a_transformer_learns_in_a_few_steps(architecture):
+    stage = Flow(architecture, replace(FLOW, batch=8, steps=1000), "cpu")
+    errors = []
+    for _ in range(16):
+        stage.advance()
+        errors.append(float(error_of(stage)))
+    assert errors[-1] < 0.85 * errors[0]
+
+
+def error_of(stage):
+    """Mean squared error of the velocity at one noise level, of scenes that training has not come to."""
+    batch = stage.feed(500)
+    x0 = to_latents(decode(batch.latents))
+    noise = torch.randn(x0.shape, generator=torch.Generator().manual_seed(0))
+    t = torch.full((len(x0),), 599)
+    with torch.no_grad():
+        return (stage.predict(0.4 * x0 + 0.6 * noise, t, batch.ids) - (noise - x0)).square().mean()
+
+
+def test_flow_matching_runs_from_the_image_to_noise():
+    stage = Flow("mmdit", FLOW, "cpu")
+    x0, noise = torch.zeros(3, 16, 2, 2), torch.ones(3, 16, 2, 2)
+    noised = stage.noised(x0, torch.tensor([0, 499, 999]), noise)
+    assert torch.allclose(noised[:, 0, 0, 0], torch.tensor([0.001, 0.5, 1.0]))
+
+
+def test_a_transformer_leaves_the_text_encoder_as_it_is():
+    stage = Flow("mmdit", FLOW, "cpu")
+    before = copy.deepcopy(stage.model.text_encoder.state_dict())
+    stage.advance()
+    assert all(torch.equal(value, before[name]) for name, value in stage.model.text_encoder.state_dict().items())
+
+
 def test_the_clock_ends_a_stage(tmp_path):
     stage = First(replace(FIRST, seconds=1e-3, steps=1000), "cpu")
     stage.run(tmp_path / "state.pt")
@@ -190,3 +231,15 @@ def test_the_command_trains_a_stage_and_exports_a_model(tmp_path):
     first, second = (load_model(tmp_path / f"{name}.safetensors") for name in ("first", "second"))
     assert first.config == second.config
     assert not torch.equal(first.text_encoder.norm.bias, second.text_encoder.norm.bias)
+
+
+def test_the_command_trains_a_transformer_and_exports_it(tmp_path):
+    files = ["--out", str(tmp_path / "state.pt"), "--export", str(tmp_path / "mmdit.safetensors")]
+    main(["mmdit", *files, "--depth", "1", "--batch", "2", "--steps", "2"])
+    loaded = load_transformer(tmp_path / "mmdit.safetensors")
+    assert loaded.config["architecture"] == "mmdit" and len(loaded.transformer.joint_blocks) == 1
+    assert loaded.transformer.final_layer.linear.weight.abs().max() > 0
+
+
+def test_a_transformer_never_takes_the_place_of_the_bundled_weights():
+    assert parse_arguments(["cross", "--export"]).export == Path("out/training/cross.safetensors")

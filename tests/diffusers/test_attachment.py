@@ -9,7 +9,18 @@ from diffusers import DPMSolverMultistepScheduler
 from diffusers.models.attention_processor import AttnProcessor2_0, SlicedAttnProcessor
 from torch import nn
 
-from scfg_core import PRESETS, Grid, Note, Prompt, ScfgError, Segmentation, Settings, ratio_map, rescale
+from scfg_core import (
+    PRESETS,
+    Grid,
+    Note,
+    Prompt,
+    ScfgError,
+    Segmentation,
+    Settings,
+    parse_weights,
+    ratio_map,
+    rescale,
+)
 from scfg_core.hosts.diffusers import scfg
 from scfg_core.run.session import Collection
 
@@ -158,7 +169,7 @@ def test_running_out_of_memory_is_plain_cfg_and_said_once(unet, scheduler, monke
     assert run.notes == [Note.OUT_OF_MEMORY.text]
 
 
-@pytest.mark.parametrize("where", ["watching._split_heads", "attachment.rescale", "attachment.count_predicted"])
+@pytest.mark.parametrize("where", ["watching._split_heads", "attachment.rescale", "models.unet.count_predicted"])
 def test_an_error_of_our_own_is_plain_cfg_and_said_once(unet, scheduler, monkeypatch, where):
     plain = sample(unet, scheduler, context(1), noise(1))
     with scfg(unet, guidance_scale=5, scheduler=scheduler) as run:
@@ -213,6 +224,18 @@ def test_word_weights_change_their_region_only(unet, scheduler):
     change = run.evaluations[0].ratio / plain.ratio
     assert torch.allclose(change[plain.labels == label], torch.tensor(2.0))
     assert torch.allclose(change[plain.labels != label], torch.tensor(1.0))
+
+
+@pytest.mark.parametrize(("part", "weighted"), [("0-0.5", [0, 1]), ("0.5-1", [2, 3])])
+def test_a_word_weight_acts_on_its_phrase_in_its_part_of_the_schedule(unet, scheduler, part, weighted):
+    texts = ("<start>", "red", "horse", "on", "grass", "<end>", "<pad>")
+    prompt = Prompt.plain("cond", 7, (0,), texts, (-1, 0, 1, 2, 3, -1, -1))
+    weights = parse_weights(f"horse: 0 @ {part}, grass: 0 @ {part}")
+    settings = Settings(smooth_ratio=False)
+    with scfg(unet, settings, guidance_scale=5, scheduler=scheduler, prompt=prompt, word_weights=weights) as run:
+        sample(unet, scheduler, context(1), noise(1), steps=4)
+    assert [index for index, kept in enumerate(run.evaluations) if (kept.ratio == 0).any()] == weighted
+    assert run.notes == []
 
 
 def test_the_run_knows_its_words_and_layers(unet, scheduler):

@@ -7,6 +7,7 @@ import ast
 import json
 import re
 from collections.abc import Iterator
+from itertools import combinations
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ SCHEMAS: dict[str, Any] = json.loads((PACK / "tests" / "data" / "object_info.jso
 DOCS = PACK / "web" / "docs"
 LANGUAGES = ("en", "zh", "ja", "ko", "fr", "de", "es", "ru")
 WORKFLOWS = sorted((PACK / "workflows").glob("*.json"))
+BLUEPRINTS = sorted((PACK / "subgraphs").glob("*.json"))
 
 WIDGET_TYPES = ("INT", "FLOAT", "STRING", "BOOLEAN", "COMBO")
 
@@ -25,6 +27,46 @@ def locale(language: str, name: str) -> dict[str, Any]:
 
 def workflow(path: Path) -> dict[str, Any]:
     return json.loads(path.read_text(encoding="utf-8"))
+
+
+def fits(value: Any, schema: dict[str, Any]) -> bool:
+    """Whether a widget of this schema can have the value."""
+    if schema["type"] == "COMBO":
+        return value in schema["options"]
+    if schema["type"] == "BOOLEAN":
+        return isinstance(value, bool)
+    if schema["type"] == "STRING":
+        return isinstance(value, str)
+    return isinstance(value, (int, float)) and schema["min"] <= value <= schema["max"]
+
+
+TITLE = 30
+"""Height of a node's title bar, which stands above its position."""
+
+COLLAPSED = 225
+"""Width of a collapsed node in Nodes 2.0; narrower in the classic renderer."""
+
+
+def boxes(nodes: list[dict[str, Any]]) -> list[tuple[float, float, float, float]]:
+    """x, y, width and height of nodes with their title bars, as large as either renderer draws them."""
+    return [_box(node) for node in nodes]
+
+
+def _box(node: dict[str, Any]) -> tuple[float, float, float, float]:
+    (x, y), (w, h) = node["pos"], node["size"]
+    return (x, y - TITLE, COLLAPSED, TITLE) if node["flags"].get("collapsed") else (x, y - TITLE, w, h + TITLE)
+
+
+def overlaps(rectangles: list[tuple[float, float, float, float]]) -> list[tuple]:
+    """The pairs that lie over each other."""
+    return [
+        (one, other)
+        for one, other in combinations(rectangles, 2)
+        if one[0] < other[0] + other[2]
+        and other[0] < one[0] + one[2]
+        and one[1] < other[1] + other[3]
+        and other[1] < one[1] + one[3]
+    ]
 
 
 def settings() -> dict[str, dict[str, Any]]:
@@ -40,11 +82,9 @@ def settings() -> dict[str, dict[str, Any]]:
     }
 
 
-def rows(page: str, heading: str) -> list[list[str]]:
-    """Cells of the table in a section of a help page; [] where it has none."""
-    section = page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0]
-    lines = [line for line in section.splitlines() if line.startswith("|")][2:]
-    return [[cell.strip() for cell in line.strip("|").split("|")] for line in lines]
+def section(page: str, heading: str) -> str:
+    """The text of a Markdown page under a heading, up to the next one."""
+    return page.partition(f"\n## {heading}\n")[2].partition("\n## ")[0].strip("\n")
 
 
 def errors() -> list[str]:

@@ -72,7 +72,7 @@ def test_the_house_is_as_contributing_draws_it():
     drawing = CONTRIBUTING.split("```")[1]
     names = re.findall(r"\b[a-z_]+(?:\.py\b|/)", drawing)
     assert len(names) > 40
-    rooms = [PACK / "scfg_core" / room for room in ("method", "collect", "run")]
+    rooms = [PACK / "scfg_core" / room for room in ("method", "collect", "families", "run")]
     hosts = PACK / "scfg_core" / "hosts"
     roots = [PACK, PACK / "scfg_core", *rooms, hosts, hosts / "comfyui"]
     assert [name for name in names if not any((root / name).exists() for root in roots)] == []

@@ -4,10 +4,11 @@ import re
 
 import pytest
 
-from .pack import DOCS, SCHEMAS, rows
+from .pack import DOCS, SCHEMAS, section
 
 SECTIONS = ("Inputs", "Outputs", "What it does not do", "Inactive", "Order with other nodes")
 NODES = sorted(SCHEMAS)
+ITEM = re.compile(r"^- \*\*(\w+)\*\* \(([A-Z_]+)\) — \S", re.M)
 
 
 def page(node: str) -> str:
@@ -28,11 +29,18 @@ def test_a_page_has_the_nodes_name_and_every_section(node):
 @pytest.mark.parametrize("node", NODES)
 def test_a_page_lists_every_input_and_output_with_its_type(node):
     schema = SCHEMAS[node]
-    inputs = [[f"`{each['id']}`", each["type"]] for each in schema["inputs"]]
-    outputs = [[f"`{each['name']}`", each["type"]] for each in schema["outputs"]]
-    assert [row[:2] for row in rows(page(node), "Inputs")] == inputs
-    assert [row[:2] for row in rows(page(node), "Outputs")] == outputs
-    assert all(len(row) == 3 and row[2] for row in rows(page(node), "Inputs") + rows(page(node), "Outputs"))
+    inputs = [(each["id"], each["type"]) for each in schema["inputs"]]
+    outputs = [(each["name"], each["type"]) for each in schema["outputs"]]
+    for heading, expected in (("Inputs", inputs), ("Outputs", outputs)):
+        assert ITEM.findall(section(page(node), heading)) == expected
+
+
+@pytest.mark.parametrize("path", sorted(DOCS.rglob("*.md")), ids=lambda path: f"{path.parent.name}-{path.stem}")
+def test_a_page_fits_the_narrow_panel_of_the_host(path):
+    """A table would be cut off there, and so would a long line of code."""
+    text = path.read_text(encoding="utf-8")
+    assert [line for line in text.splitlines() if line.startswith("|")] == []
+    assert "```" not in text
 
 
 @pytest.mark.parametrize("node", NODES)

@@ -4,7 +4,7 @@ import pytest
 
 from scfg_core import Note
 
-from .messages import PAGES, TABLES, with_tables
+from .messages import HELP, PAGES, TABLES, with_lists, with_tables
 from .pack import PACK
 
 
@@ -17,6 +17,11 @@ def test_every_message_is_in_one_table():
 def test_the_tables_of_a_page_are_those_of_the_messages(name):
     page = (PACK / name).read_text(encoding="utf-8")
     assert with_tables(page, PAGES[name]) == page, "run python -m tests.packaging.messages"
+
+
+def test_the_lists_of_the_help_page_are_those_of_the_messages():
+    page = (PACK / HELP).read_text(encoding="utf-8")
+    assert with_lists(page) == page, "run python -m tests.packaging.messages"
 
 
 @pytest.mark.parametrize("note", Note, ids=lambda note: note.name)

@@ -6,6 +6,7 @@ import subprocess
 from pathlib import PurePosixPath
 
 import pytest
+from PIL import Image
 
 from .pack import PACK
 
@@ -23,11 +24,13 @@ NEEDED = (
     "web/scfg.js",
     "web/docs/SCFGGuidance.md",
     "workflows/scfg_demo.json",
+    "subgraphs/S-CFG Sampler with Views.json",
+    "subgraphs/S-CFG Mask from Words.json",
     "locales/en/nodeDefs.json",
 )
 SHIPPED = {
     *("__init__.py", "pyproject.toml", "requirements.txt", "README.md", "CHANGELOG.md", "LICENSE"),
-    *("demo", "locales", "nodes", "scfg_core", "views", "web", "workflows"),
+    *("demo", "locales", "nodes", "scfg_core", "subgraphs", "views", "web", "workflows"),
 }
 
 
@@ -62,9 +65,17 @@ def test_the_registry_knows_the_pack_by_its_names(project):
     assert comfy["PublisherId"] and project["project"]["urls"]["Repository"]
 
 
-def test_the_icon_is_a_square_svg_that_is_there(project):
-    place = project["tool"]["comfy"]["Icon"].partition("/main/")[2]
-    assert 'viewBox="0 0 128 128"' in (PACK / place).read_text(encoding="utf-8")
+@pytest.mark.parametrize(("name", "shape"), [("Icon", 1), ("Banner", 21 / 9)])
+def test_the_icon_is_square_and_the_banner_21_to_9_and_both_are_there(project, shipped, name, shape):
+    address, repository = project["tool"]["comfy"][name], project["project"]["urls"]["Repository"]
+    raw = repository.replace("github.com", "raw.githubusercontent.com") + "/main/"
+    assert address.startswith(raw) and address.endswith(".png")
+    path = PACK / address.removeprefix(raw)
+    with Image.open(path) as image:
+        width, height = image.size
+        assert image.format == "PNG" and abs(width / height - shape) < 0.01
+        assert name != "Icon" or width <= 400
+    assert path.stat().st_size < 100_000
 
 
 def test_the_version_is_in_the_changelog(project):

@@ -1,4 +1,4 @@
-"""The Python snippets of README, docs and help pages run as they stand, on a tiny pipeline."""
+"""The Python snippets of docs and help pages run as they stand, on a tiny pipeline."""
 
 import re
 import runpy
@@ -10,7 +10,7 @@ import torch
 from ..diffusers.tiny import make
 from .pack import DOCS, PACK
 
-PAGES = (PACK / "README.md", *sorted((PACK / "docs").glob("*.md")), *sorted(DOCS.glob("*.md")))
+PAGES = (*sorted((PACK / "docs").glob("*.md")), *sorted(DOCS.glob("*.md")))
 SNIPPETS = {
     f"{path.name}-{index}": code
     for path in PAGES
@@ -41,8 +41,8 @@ def test_a_snippet_runs_as_it_stands(name, run):
     run(name)
 
 
-def test_the_snippet_of_the_readme_guides_region_by_region(run):
-    values = run("README.md-0")
+def test_the_snippet_of_the_method_guides_region_by_region(run):
+    values = run("METHOD.md-0")
     cond, uncond, ratio = values["eps_cond"], values["eps_uncond"], values["ratio"]
     assert ratio.unique().numel() > 2
     assert torch.allclose(values["eps"], uncond + 7.5 * ratio * (cond - uncond), atol=1e-5)

@@ -1,19 +1,13 @@
 """Every workflow that the pack ships fits the nodes' schemas, and says what to look at."""
 
 import re
-from itertools import combinations
 from typing import Any
 
 import pytest
 
-from .pack import PACK, SCHEMAS, WIDGET_TYPES, WORKFLOWS, workflow
+from .pack import PACK, SCHEMAS, WIDGET_TYPES, WORKFLOWS, boxes, fits, overlaps, workflow
 
 NAMES = [path.stem for path in WORKFLOWS]
-TITLE = 30
-"""Height of a node's title bar, which stands above its position."""
-
-COLLAPSED = 225
-"""Width of a collapsed node in Nodes 2.0; narrower in the classic renderer."""
 
 WINDOW, FILL, PADDING = (1500, 950), 0.75, 10
 """What the page fits the nodes to when a template opens: this part of the window, with a padding around them."""
@@ -29,16 +23,6 @@ def graph(request) -> dict[str, Any]:
 
 def ours(graph: dict[str, Any]) -> list[dict[str, Any]]:
     return [node for node in graph["nodes"] if node["type"].startswith("SCFG")]
-
-
-def fits(value: Any, schema: dict[str, Any]) -> bool:
-    if schema["type"] == "COMBO":
-        return value in schema["options"]
-    if schema["type"] == "BOOLEAN":
-        return isinstance(value, bool)
-    if schema["type"] == "STRING":
-        return isinstance(value, str)
-    return isinstance(value, (int, float)) and schema["min"] <= value <= schema["max"]
 
 
 def test_it_has_our_nodes_and_only_those_that_there_are(graph):
@@ -108,34 +92,22 @@ def test_every_workflow_has_a_thumbnail_and_every_thumbnail_a_workflow():
 
 def test_every_node_lies_in_a_group_and_none_over_another(graph):
     groups = [group["bounding"] for group in graph["groups"]]
-    boxes = [box(node) for node in graph["nodes"]]
-    assert all(any(_contains(group, box) for group in groups) for box in boxes)
-    assert [pair for pair in combinations(boxes, 2) if _overlap(*pair)] == []
+    placed = boxes(graph["nodes"])
+    assert all(any(_contains(group, box) for group in groups) for box in placed)
+    assert overlaps(placed) == []
 
 
 def test_no_group_lies_over_another(graph):
-    groups = [group["bounding"] for group in graph["groups"]]
-    assert [pair for pair in combinations(groups, 2) if _overlap(*pair)] == []
+    assert overlaps([group["bounding"] for group in graph["groups"]]) == []
 
 
 def test_its_text_can_be_read_when_it_opens(graph):
-    left, top, right, bottom = zip(*((x, y, x + w, y + h) for x, y, w, h in map(box, graph["nodes"])), strict=True)
+    left, top, right, bottom = zip(*((x, y, x + w, y + h) for x, y, w, h in boxes(graph["nodes"])), strict=True)
     sides = (max(right) - min(left), max(bottom) - min(top))
     zoom = min(FILL * window / (side + 2 * PADDING) for window, side in zip(WINDOW, sides, strict=True))
     assert zoom >= READABLE
 
 
-def box(node: dict[str, Any]) -> tuple[float, float, float, float]:
-    """x, y, width and height with the title bar, as large as either renderer draws it."""
-    (x, y), (w, h) = node["pos"], node["size"]
-    return (x, y - TITLE, COLLAPSED, TITLE) if node["flags"].get("collapsed") else (x, y - TITLE, w, h + TITLE)
-
-
 def _contains(outer, inner) -> bool:
     (x, y, w, h), (a, b, c, d) = outer, inner
     return x <= a and y <= b and a + c <= x + w and b + d <= y + h
-
-
-def _overlap(one, other) -> bool:
-    (x, y, w, h), (a, b, c, d) = one, other
-    return x < a + c and a < x + w and y < b + d and b < y + h

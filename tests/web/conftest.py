@@ -1,5 +1,9 @@
-"""A real server and a real browser, or one visible line that says what is missing."""
+"""A real server and a real browser, or one visible line that says what is missing.
 
+SCFG_FRONT_END names the folder of another front end than the host's own.
+"""
+
+import os
 from functools import cache
 from importlib.util import find_spec
 
@@ -48,7 +52,8 @@ def browser():
 def server(browser):
     from ..comfyui.server import Server
 
-    with Server() as server:
+    front_end = os.environ.get("SCFG_FRONT_END")
+    with Server(*(("--front-end-root", front_end) if front_end else ())) as server:
         yield server
 
 

@@ -22,16 +22,21 @@ HELPERS = """
 window.nodesOf = type => window.app.canvas.graph.nodes.filter(node => node.type === type)
 window.widgetOf = type => nodesOf(type)[0].widgets.find(each => each.name === 'scfg_live')
 window.viewOf = type => widgetOf(type).view
+window.wordsOf = type => [...viewOf(type).legend.element.querySelectorAll('.scfg-word:not([hidden])')]
 window.framesOf = type => Number(viewOf(type).element.dataset.frames ?? 0)
 window.placeOf = ([type, kind, text, x, y]) => {
   const view = viewOf(type), rect = view.canvas.getBoundingClientRect(), zoom = rect.width / view.canvas.clientWidth
-  const {box} = view.areas.find(each => each.kind === kind && (text === null || each.text === text))
+  if (kind === 'word') {
+    const word = wordsOf(type).find(each => each.title === text).getBoundingClientRect()
+    return [word.left + word.width * x, word.top + word.height * y]
+  }
+  const {box} = view.areas.find(each => each.kind === kind)
   const inset = 4
   return [rect.left + (inset + box[0] + box[2] * x) * zoom, rect.top + (inset + box[1] + box[3] * y) * zoom]
 }
 const {api} = window.comfyAPI.api
 window.heard = []
-for (const name of ['scfg.step', 'execution_success', 'execution_error'])
+for (const name of ['scfg.step', 'scfg.run', 'execution_success', 'execution_error'])
   api.addEventListener(name, ({detail}) => heard.push([name, detail]))
 """
 
@@ -77,7 +82,11 @@ class ComfyPage:
         self.page.on("console", self._heard)
         self.page.on("pageerror", self._failed)
         self.page.route(lambda url: not url.startswith((server.url, "data:", "blob:")), lambda way: way.abort())
-        self.page.goto(server.url, wait_until="domcontentloaded")
+        self.open()
+
+    def open(self) -> None:
+        """Open the page, or reload it."""
+        self.page.goto(self.server.url, wait_until="domcontentloaded")
         self.wait(
             "() => window.app?.extensionManager && window.app.canvas?.graph && window.comfyAPI?.api.api.clientId"
         )
@@ -126,6 +135,15 @@ class ComfyPage:
         )
         self.wait("kind => viewOf(kind).canvas.getBoundingClientRect().width > 50", kind)
 
+    def set(self, kind: str, name: str, value: Any) -> None:
+        """Set a widget of all nodes of a kind."""
+        self.ask(
+            """([kind, name, value]) => nodesOf(kind).forEach(node => {
+                node.widgets.find(widget => widget.name === name).value = value
+            })""",
+            [kind, name, value],
+        )
+
     def run(self) -> None:
         """Press Run, as a user does."""
         self.page.get_by_test_id("queue-button").click()
@@ -149,6 +167,16 @@ class ComfyPage:
         """Wait until it has drawn so many frames."""
         self.wait("([kind, frames]) => nodesOf(kind).length && framesOf(kind) === frames", [kind, frames])
 
+    def shows_the_last_run(self, kind: str, frames: int = STEPS) -> None:
+        """Wait until it has drawn so many frames of the run that ended last."""
+        self.wait(
+            """([kind, frames]) => {
+                const end = heard.findLast(([name]) => name === 'scfg.run')
+                return end && viewOf(kind).run === end[1].run && framesOf(kind) === frames
+            }""",
+            [kind, frames],
+        )
+
     def label(self, kind: str) -> str:
         """Its label for screen readers, which describes what it shows."""
         return self.ask("kind => viewOf(kind).canvas.getAttribute('aria-label')", kind)
@@ -158,9 +186,12 @@ class ComfyPage:
         self.wait("([kind, part]) => viewOf(kind).canvas.getAttribute('aria-label').includes(part)", [kind, part])
 
     def legend(self, kind: str) -> list[str]:
-        return self.ask(
-            "kind => viewOf(kind).areas.filter(each => each.kind === 'word').map(each => each.text)", kind
-        )
+        """The words that it shows, in their order."""
+        return self.ask("kind => wordsOf(kind).map(word => word.title)", kind)
+
+    def says(self, kind: str, part: str) -> None:
+        """Wait until its text has this part: the status of the run, or why there is nothing to see."""
+        self.wait("([kind, part]) => viewOf(kind).element.innerText.includes(part)", [kind, part])
 
     def point(self, kind: str, area: str, text: str | None = None, x: float = 0.5, y: float = 0.5) -> None:
         """Move the mouse to a position 0…1 in one of its areas: an image, the slider, a word of the legend."""

@@ -10,11 +10,15 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, Protocol
 
+from torch import Tensor
+
 from ...method.settings import Settings
 from ...run.evaluation import Observation
 from ...run.record import Run
 from ...run.session import Collection
 from ...run.trace import Trace
+from ...run.weights import WordWeights
+from .failed import FailedRun
 from .follow import following_of
 from .run import KEY, SamplingRun
 
@@ -37,14 +41,14 @@ class Attachment:
 
     settings      None = only observe.
     collection    None = as the settings say.
-    word_weights  words or phrases of the prompt → factor on their regions' guidance.
+    word_weights  factors on the guidance of what words of the prompt stand for.
     by_magnitude  whether what cannot be observed is guided by the magnitude of the guidance.
     listeners     receive the events of the runs.
     """
 
     settings: Settings | None = None
     collection: Collection | None = None
-    word_weights: Mapping[str, float] = field(default_factory=dict)
+    word_weights: WordWeights = field(default_factory=WordWeights)
     by_magnitude: bool = False
     trace: Trace = field(default_factory=Trace)
     listeners: tuple[Listener, ...] = ()
@@ -60,18 +64,19 @@ def observe(
 def guide(
     model: Any,
     settings: Settings,
-    word_weights: Mapping[str, float] | None = None,
+    word_weights: WordWeights | Mapping[str, float] | None = None,
     listeners: Sequence[Listener] = (),
     trace: Trace | None = None,
     by_magnitude: bool = False,
 ) -> tuple[Any, Trace]:
     """A clone of `model` whose guidance is scaled per region (Eq. 12), and its trace.
 
+    word_weights: as `WordWeights.of` takes them; raises `SettingsError` for something else.
     by_magnitude: where the attention cannot be observed, scale patches by the magnitude of their guidance.
     """
     changes = {
         "settings": settings,
-        "word_weights": dict(word_weights or {}),
+        "word_weights": WordWeights.of(word_weights),
         "by_magnitude": by_magnitude,
     }
     return _attach(model, changes, listeners, trace)
@@ -98,39 +103,41 @@ class _Wrappers:
         self._attachment = attachment
 
     def outer_sample(self, executor, noise, latent_image, sampler, sigmas, *args, **kwargs):
-        attachment = self._attachment
         guider = executor.class_obj
-        settings = attachment.settings or replace(Settings(), strength=0.0)
-        collection = attachment.collection or Collection()
-        following = following_of(guider)  # words that are not there are an error before sampling
-        try:
-            run = SamplingRun(
-                guider,
-                settings,
-                collection,
-                attachment.word_weights,
-                sigmas,
-                self._evaluated,
-                attachment.by_magnitude,
-                following,
-            )
-        except Exception:  # S-CFG never fails a generation
-            logging.exception("S-CFG could not begin: plain CFG")
-            return executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
+        run = self._begin(guider, sigmas)
         options = guider.model_options.setdefault("transformer_options", {})
-        options[KEY] = run
+        if isinstance(run, SamplingRun):
+            options[KEY] = run
         try:
             output = executor(noise, latent_image, sampler, sigmas, *args, **kwargs)
         finally:
             options.pop(KEY, None)
             run.end()
         try:
-            attachment.trace.add(run.finished(output))
+            self._attachment.trace.add(run.finished(output))
         except Exception:  # the image is there, whatever becomes of its record
             logging.exception("S-CFG could not keep the record of its run")
             return output
         self._notify(lambda listener: listener.finished(run.record, run.status()))
         return output
+
+    def _begin(self, guider: Any, sigmas: Tensor) -> SamplingRun | FailedRun:
+        """The run that is about to start, or that of plain CFG after an error of ours.
+
+        Raises `SettingsError` where a conditioning follows words that are not there.
+        """
+        attachment = self._attachment
+        settings = attachment.settings or replace(Settings(), strength=0.0)
+        collection = attachment.collection or Collection()
+        following = following_of(guider, settings.min_region)  # an unknown word is an error before sampling
+        weights, by_magnitude = attachment.word_weights, attachment.by_magnitude
+        try:
+            return SamplingRun(
+                guider, settings, collection, weights, sigmas, self._evaluated, by_magnitude, following
+            )
+        except Exception as error:  # S-CFG never fails a generation
+            logging.exception("S-CFG could not begin: plain CFG")
+            return FailedRun(error)
 
     def _evaluated(self, run: Run, evaluation: Observation) -> None:
         self._notify(lambda listener: listener.evaluated(run, evaluation))

@@ -20,7 +20,7 @@ from ...method.segment import Segmentation
 from ...prompt import Prompt, number_labels
 from ...run.follow import Fallback, Follower, FollowWords
 from ...run.notes import Note
-from ...run.words import labels_of_words
+from ...run.regions import known_words
 from .levels import grid_of
 from .prompts import FOLLOW, WORDS
 
@@ -111,16 +111,16 @@ def static_mask(fallback: Fallback, given: Tensor | None, within: Tensor | None)
 class Following:
     """The conditionings of a run that follow words; made before sampling, from the guider's own copies.
 
-    conds     the guider's lists by name.
-    to_sigma  from a part of the schedule, 0…1, to its noise level.
-    base      name of the list whose other conditionings are followed.
-    words     of every follower.
-    notes     what the user is told.
+    conds       the guider's lists by name.
+    min_region  share of the image below which parts of a region are dropped.
+    base        name of the list whose other conditionings are followed.
+    words       of every follower.
+    notes       what the user is told.
 
     Raises `SettingsError` where a conditioning cannot follow, or names a word that the base prompt does not have.
     """
 
-    def __init__(self, conds: dict[str, list[dict]], to_sigma: Callable[[float], float]) -> None:
+    def __init__(self, conds: dict[str, list[dict]], min_region: float) -> None:
         self.notes: list[Note] = []
         self.words: tuple[str, ...] = ()
         self._followed: list[_Followed] = []
@@ -137,11 +137,9 @@ class Following:
             for entry in conditionings:
                 if FOLLOW in entry:
                     has_default = any("default" in other for other in conditionings)
-                    self._add(entry, number_labels(prompts), has_default, to_sigma)
+                    self._add(entry, number_labels(prompts), has_default, min_region)
 
-    def _add(
-        self, entry: dict, prompts: Sequence[Prompt], has_default: bool, to_sigma: Callable[[float], float]
-    ) -> None:
+    def _add(self, entry: dict, prompts: Sequence[Prompt], has_default: bool, min_region: float) -> None:
         request: Request = entry[FOLLOW]
         _refuse_bounds(entry)
         if "default" in entry:
@@ -149,26 +147,31 @@ class Following:
                 "expected the base prompt as the default one, got the prompt that follows words: exchange the two "
                 "at Cond Set Default Combine"
             )
-        labels_of_words(request.words.words, prompts)
+        known_words(request.words.words, prompts)
         words = request.words
         if has_default and words.fallback == "everywhere":
             words = replace(words, fallback="nowhere")
             self.notes.append(Note.NOT_EVERYWHERE)
         within = request.within if entry.get("mask") is request.static else entry.get("mask")
-        frozen_below = to_sigma(words.freeze) if words.freeze < 1 else None
         entry["mask"] = static_mask(words.fallback, request.given, within)
         entry[FOLLOW] = len(self._followed)
-        self._followed.append(_Followed(Follower(words), request.given, within, frozen_below))
+        self._followed.append(_Followed(Follower(words, min_region), request.given, within))
         self.words = (*self.words, words.words)
 
-    def wants_maps(self, sigma: Tensor) -> bool:
-        """Whether a region still moves at this noise level."""
-        return any(not followed.is_frozen(sigma) for followed in self._followed)
+    def parts(self) -> set[tuple[float, float]]:
+        """Parts of the schedule, 0…1, in which regions move."""
+        return {followed.moves for followed in self._followed}
 
-    def update(self, segmentation: Segmentation, prompts: Sequence[Prompt], sigma: Tensor) -> None:
+    def wants_maps(self, within: Callable[[float, float], bool]) -> bool:
+        """Whether a region moves in this evaluation; `within`: whether it lies in a part of the schedule."""
+        return any(within(*followed.moves) for followed in self._followed)
+
+    def update(
+        self, segmentation: Segmentation, prompts: Sequence[Prompt], within: Callable[[float, float], bool]
+    ) -> None:
         """Take the regions of the prompts that do not follow."""
         for followed in self._followed:
-            if not followed.is_frozen(sigma):
+            if within(*followed.moves):
                 followed.follower.update(segmentation, prompts)
 
     def assign(self, conds: Mapping[str, list[dict]], latent: Tensor) -> list[Tensor]:
@@ -191,33 +194,27 @@ class Following:
         return [*self.notes, Note.FELL_BACK] if fell_back else self.notes
 
 
-def following_of(guider: Any) -> Following | None:
+def following_of(guider: Any, min_region: float) -> Following | None:
     """What follows words in the run that a guider is about to begin; None = nothing."""
     conds: dict[str, list[dict]] = guider.conds
     if not any(FOLLOW in entry for conditionings in conds.values() for entry in conditionings):
         return None
-    return Following(conds, guider.model_patcher.get_model_object("model_sampling").percent_to_sigma)
+    return Following(conds, min_region)
 
 
 class _Followed:
     """A follower, with the masks that bound it.
 
-    given         mask of its fallback "mask"; within: mask that multiplies; None = none.
-    frozen_below  noise level below which it stays as it is; None = it never does.
+    moves   part of the schedule in which its region does.
+    given   mask of its fallback "mask"; within: mask that multiplies; None = none.
     """
 
-    def __init__(
-        self, follower: Follower, given: Tensor | None, within: Tensor | None, frozen_below: float | None
-    ) -> None:
+    def __init__(self, follower: Follower, given: Tensor | None, within: Tensor | None) -> None:
         self.follower = follower
+        self.moves = (0.0, follower.request.freeze)
         self._given = given
         self._within = within
-        self._frozen_below = frozen_below
         self._sized: tuple[torch.Size, Tensor, Tensor | None] | None = None
-
-    def is_frozen(self, sigma: Tensor) -> bool:
-        """Reads sigma off the device only where the region freezes at all."""
-        return self._frozen_below is not None and float(sigma.flatten()[0]) < self._frozen_below
 
     def mask(self, latent: Tensor) -> Tensor:
         """(B, T·H, W) for a latent."""

@@ -1,45 +1,38 @@
-"""Noise levels and predictions as ComfyUI has them."""
+"""Latents, noise levels and predictions as ComfyUI has them."""
 
+import math
+from collections.abc import Callable
 from typing import Any
 
 from torch import Tensor
 
 from ...grid import Grid
-from ...method.settings import Settings
 from ...run.noise import NoiseLevel
 from ...run.predictions import Predictions
 
 
-class NoiseLevels:
-    """Those of one run: between which S-CFG acts, and what a prediction is at each of them."""
+def is_flow(patcher: Any) -> bool:
+    """Whether a model was trained by flow matching."""
+    from comfy.model_sampling import CONST
 
-    def __init__(self, patcher: Any, settings: Settings) -> None:
-        from comfy.model_sampling import CONST
+    return isinstance(patcher.get_model_object("model_sampling"), CONST)
 
-        sampling = patcher.get_model_object("model_sampling")
-        self._flow = isinstance(sampling, CONST)
-        self._range: tuple[float, float] | None = None
-        if (settings.start, settings.end) != (0, 1):
-            highest, lowest = (sampling.percent_to_sigma(part) for part in (settings.start, settings.end))
-            self._range = float(highest), float(lowest)
 
-    def within_range(self, sigma: Tensor) -> bool:
-        """Whether S-CFG acts now; reads sigma off the device only where a range was asked for."""
-        if self._range is None:
-            return True
-        highest, lowest = self._range
-        return lowest <= float(sigma.flatten()[0]) <= highest
+def predictions_of(args: dict, flow: bool, active: bool, within: Callable[[float, float], bool]) -> Predictions:
+    """Both predictions of a CFG function's arguments, which are x0 in ComfyUI: x = x0 + σε, or (1 − σ)·x0 + σε for
+    flow models. `active`, `within`: see `Predictions`; at cfg 1 nothing is active.
+    """
+    x = args["input"]
+    sigma = args["sigma"].reshape(-1, *[1] * (x.ndim - 1)).to(x)
+    noise = NoiseLevel(1 - sigma if flow else 1.0, sigma, "sample")
+    scale = float(args["cond_scale"])
+    cond, uncond = args["cond_denoised"], args["uncond_denoised"]
+    return Predictions(x, cond, uncond, noise, args["sigma"], scale, active and not is_one(scale), within)
 
-    def predictions(self, args: dict, active: bool) -> Predictions:
-        """Both predictions of a CFG function's arguments, which are x0 in ComfyUI: x = x0 + σε, or
-        (1 − σ)·x0 + σε for flow models.
-        """
-        x = args["input"]
-        sigma = args["sigma"].reshape(-1, *[1] * (x.ndim - 1)).to(x)
-        noise = NoiseLevel(1 - sigma if self._flow else 1.0, sigma, "sample")
-        scale = float(args["cond_scale"])
-        cond, uncond = args["cond_denoised"], args["uncond_denoised"]
-        return Predictions(x, cond, uncond, noise, args["sigma"], scale, active)
+
+def is_one(scale: float) -> bool:
+    """Whether a cfg is 1 as the host sees it: the conditional prediction alone, with no guidance to scale."""
+    return math.isclose(scale, 1.0)
 
 
 def grid_of(latent: Tensor) -> Grid:

@@ -32,15 +32,17 @@ class PromptReader:
 
     def __init__(self, architecture: Architecture) -> None:
         self._architecture = architecture
-        self._read: dict[int, tuple[Tensor, Prompt]] = {}
+        self._read: dict[tuple[int, Branch], tuple[Tensor, Prompt]] = {}
 
     def read(self, branch: Branch, conditioning: dict, source: dict) -> Prompt:
         """The prompt of a conditioning; `source` is the entry that has its words."""
         context = context_of(conditioning)
-        assert context is not None
-        if id(context) not in self._read:
-            self._read[id(context)] = context, self._prompt(context, conditioning, source)
-        return replace(self._read[id(context)][1], branch=branch)
+        if context is None:
+            raise ValueError("expected a conditioning with text, got none: read only those that `context_of` knows")
+        key = id(context), branch
+        if key not in self._read:
+            self._read[key] = context, replace(self._prompt(context, conditioning, source), branch=branch)
+        return self._read[key][1]
 
     def _prompt(self, context: Tensor, conditioning: dict, source: dict) -> Prompt:
         extra = {name: getattr(cond, "cond", None) for name, cond in conditioning["model_conds"].items()}
@@ -122,6 +124,18 @@ class PromptLists:
         if index not in self._placements:
             self._placements[index] = self._place(index, self.lists[index] or ())
         return self._placements[index]
+
+    def sides(self, cond: object, uncond: object) -> tuple[int, int] | None:
+        """Which of the lists are the two that a CFG function was given; None where it was given others."""
+        found = [
+            next((index for index, each in enumerate(self.lists) if each is side), None) for side in (cond, uncond)
+        ]
+        if None in found and len(self.lists) == 2:
+            found = [0, 1]
+        first, second = found
+        if first is None or second is None or self.branches[first] == "uncond" or self.branches[second] == "cond":
+            return None
+        return first, second
 
     def base_placements(self, index: int) -> list[Placement]:
         """Where the prompts of a list that follow no words act, as if there were no others."""

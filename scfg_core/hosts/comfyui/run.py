@@ -2,9 +2,8 @@
 
     begin → guided → [watch → watched × model calls → unwatch] → the CFG slot → close_evaluation, …, finished
 
-The evaluation's first batch of conditionings is the main one; later ones belong to PAG, SAG and similar nodes and
-are
-not recorded. Guidance acts where the host's own CFG does: see `slot`.
+The evaluation's first batch of conditionings is the main one; later ones, of PAG, SAG and similar nodes, are not
+recorded. Guidance acts where the host's own CFG does: see `slot`.
 """
 
 from collections.abc import Callable, Mapping, Sequence
@@ -22,9 +21,11 @@ from ...run.guard import guarded
 from ...run.notes import Note
 from ...run.record import Run
 from ...run.session import Collection, Predictions, Session
+from ...run.weights import WordWeights
 from .follow import Following
-from .levels import NoiseLevels, grid_of
+from .levels import grid_of, is_flow, is_one, predictions_of
 from .models import ModelCall, architecture_of
+from .parts import Parts
 from .preview import Preview
 from .prompts import Key, PromptLists, PromptReader
 from .slot import CfgSlot
@@ -42,7 +43,7 @@ class SamplingRun:
         guider: Any,
         settings: Settings,
         collection: Collection,
-        word_weights: Mapping[str, float],
+        word_weights: WordWeights,
         sigmas: Tensor,
         evaluated: Callable[[Run, Observation], None],
         by_magnitude: bool = False,
@@ -69,7 +70,9 @@ class SamplingRun:
         if following is not None:
             self.record.followed = following.words
         self._preview = Preview(patcher.get_model_object("latent_format"))
-        self._levels = NoiseLevels(patcher, settings)
+        parts = {(settings.start, settings.end)} | word_weights.parts() if settings.strength > 0 else set()
+        self._parts = Parts(patcher, parts | (following.parts() if following is not None else set()))
+        self._flow = is_flow(patcher)
         self._set_compiler_aside = compiles_unguarded(guider.model_options)
         self._guided = False
         self._forget_evaluation()
@@ -104,7 +107,9 @@ class SamplingRun:
             return False
         self._noisy = x
         self._assign_masks(x)
-        self._acts = self.session.settings.strength > 0 and self._levels.within_range(sigma)
+        self._parts.begin(sigma)
+        settings = self.session.settings
+        self._acts = settings.strength > 0 and self._parts.within(settings.start, settings.end)
         return True
 
     def guided(self, model_options: dict) -> dict:
@@ -117,7 +122,7 @@ class SamplingRun:
         if self._noisy is None or self._reader is None or self._prompts is not None or self._slot_reached:
             return False
         self._skip_reason = self._reason_to_skip(conds, x, model_options)
-        self._base = self._followed_list(conds, sigma)
+        self._base = self._followed_list(conds)
         if self._skip_reason is not None and not self._only_follows():
             return False
         self._prompts = PromptLists(conds, x, sigma, _branches(conds), self._reader)
@@ -189,7 +194,9 @@ class SamplingRun:
         if self._prompts is None and self._skip_reason is None:  # another node answered without calling the model
             self.watch((args["input_cond"], args["input_uncond"]), args["input"], args["sigma"], {})
         self._slot_reached = True
-        predictions = self._levels.predictions(args, self._acts)
+        predictions = predictions_of(args, self._flow, self._acts, self._parts.within)
+        if is_one(predictions.guidance_scale):  # SAG and others have the unconditional prediction computed anyway
+            self.record.note(Note.CFG_ONE)
         sides = self._sides(args) if self._inactive is None else None
         if sides is not None and self._prompts is not None:
             cond, uncond = (self._prompts.placements(index) for index in sides)
@@ -213,17 +220,10 @@ class SamplingRun:
         if self._skip_reason is not None or self._prompts is None:
             self.record.note(self._skip_reason or Note.UNKNOWN_PROMPTS)
             return None
-        lists, branches = self._prompts.lists, self._prompts.branches
-        cond, uncond = (
-            next((index for index, conditionings in enumerate(lists) if conditionings is args[side]), None)
-            for side in ("input_cond", "input_uncond")
-        )
-        if (cond is None or uncond is None) and len(lists) == 2:
-            cond, uncond = 0, 1
-        if cond is None or uncond is None or branches[cond] == "uncond" or branches[uncond] == "cond":
+        sides = self._prompts.sides(args["input_cond"], args["input_uncond"])
+        if sides is None:
             self.record.note(Note.UNKNOWN_PROMPTS)
-            return None
-        return cond, uncond
+        return sides
 
     # words that a mask follows
 
@@ -235,9 +235,9 @@ class SamplingRun:
         if self._following is not None and self._can_follow():
             self.session.acting = self._following.assign(self._guider.conds, x)
 
-    def _followed_list(self, conds: Sequence[list[dict] | None], sigma: Tensor) -> int | None:
+    def _followed_list(self, conds: Sequence[list[dict] | None]) -> int | None:
         """Which of the lists has the words; None where nothing of it is needed now."""
-        if self._following is None or not self._can_follow() or not self._following.wants_maps(sigma):
+        if self._following is None or not self._can_follow() or not self._following.wants_maps(self._parts.within):
             return None
         base = self._guider.conds[self._following.base]
         return next((index for index, conditionings in enumerate(conds) if conditionings is base), None)
@@ -261,7 +261,8 @@ class SamplingRun:
         places = prompts.base_placements(self._base)
         regions = self.session.regions_of(places, grid_of(prompts.latent), prompts.latent.device)
         if regions is not None:
-            self._following.update(regions, [prompts.prompts[place.prompt] for place in places], prompts.sigma)
+            described = [prompts.prompts[place.prompt] for place in places]
+            self._following.update(regions, described, self._parts.within)
 
     def _record_unguided(self, predictions: Predictions) -> None:
         """Record the regions of an evaluation without an unconditional prediction."""

@@ -1,6 +1,5 @@
 """What a finished run reports, in one line."""
 
-from ...run.notes import Note
 from ...run.record import Run
 
 BACKEND_NAMES = {"triton": "Triton", "pytorch": "PyTorch"}
@@ -15,7 +14,7 @@ def status_line(record: Run, guided: bool, experimental: str = "") -> str:
     notes = " · ".join(record.notes)
     facts = record.facts
     if not record.evaluations or facts is None:
-        return f"S-CFG inactive: {notes or Note.NOTHING_SAMPLED.text}"
+        return f"S-CFG inactive: {notes}"
     grids = " + ".join(str(grid) for grid in facts.grids)
     if facts.by_magnitude:
         parts = [f"by the magnitude of the guidance, without attention, {grids} patches"]

@@ -1,19 +1,19 @@
 """The attention maps of a diffusers U-Net in one call."""
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 
 import torch
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
+from ...collect.calls import LayerCall
 from ...collect.layers import LayerChoice, choose_layers
 from ...errors import ShapeError
 from ...grid import Grid
 from ...method.attention import head_mean_attention
 from ...method.segment import LayerMaps
-from .models import find_layers
-from .models.unet import Form
+from .models import Part, find_layers
 from .schedule import Timestep
 
 
@@ -39,7 +39,7 @@ def collect_maps(
     """
     found = find_layers(unet)
     chosen = choose_layers([layer.info for layer in found], layers)
-    sink = _Maps(len(sample), encoder_hidden_states.shape[1])
+    sink = _Maps(Part("cond", slice(0, len(sample)), encoder_hidden_states.shape[1]))
     hooks: list[RemovableHandle] = []
     try:
         for layer in found:
@@ -59,29 +59,31 @@ def collect_maps(
 class _Maps:
     """Keeps the maps of every layer that it is shown."""
 
-    rows: int
-    tokens: int
+    part: Part
     _self: dict[str, Tensor] = field(default_factory=dict)
     _cross: dict[str, Tensor] = field(default_factory=dict)
     _grids: dict[str, Grid] = field(default_factory=dict)
 
-    def observing(self) -> bool:
-        return True
+    def parts(self) -> Sequence[Part]:
+        return (self.part,)
 
-    def observe(self, layer: str, form: Form, q: Tensor, k: Tensor, grid: Grid, scale: float) -> None:
-        layout = form(self.tokens, grid)
-        expected, given = (self.rows, grid.area, layout.keys), (len(q), q.shape[2], k.shape[2])
-        if given != expected:
+    def take(self, call: LayerCall) -> None:
+        layer, layout = call.layer, call.layout
+        if not call.fits():
+            expected, given = (call.grid.area, layout.keys), (call.q.shape[2], call.k.shape[2])
             raise ShapeError(
-                f"expected (rows, queries, keys) {expected} in {layer}, got {given}: "
-                "remove what merges or tiles tokens"
+                f"expected (queries, keys) {expected} of {self.part.rows.stop} rows in {layer}, got {given} of "
+                f"{len(call.q)}: remove what merges or tiles tokens"
             )
-        maps = head_mean_attention(q, k, scale=scale)
+        maps = head_mean_attention(call.q, call.k, scale=call.scale)
         if layout.image:
             self._self[layer] = maps[:, :, layout.image.start : layout.image.stop]
         if layout.text:
             self._cross[layer] = maps[:, :, layout.text.start : layout.text.stop]
-        self._grids[layer] = grid
+        self._grids[layer] = call.grid
+
+    def skip(self, layer: str) -> None:
+        raise ShapeError(f"expected one set of keys for all patches in {layer}, got a mask: remove it")
 
     def give_up(self, error: Exception) -> None:
         raise error

@@ -6,10 +6,12 @@ from typing import Any
 import pytest
 import torch
 
-from scfg_core import Grid, Run, Settings, labels_of
+from scfg_core import Grid, Run, Settings, WordWeight, WordWeights, labels_of
 from scfg_core.hosts.comfyui.prompts import PromptReader
 from scfg_core.hosts.comfyui.tokens import words_of_prompt
 from scfg_core.run.masks import hard_mask
+from scfg_core.run.phrases import phrases_of
+from scfg_core.run.regions import word_mask
 
 from .. import host
 from ..expected import scfg
@@ -128,10 +130,10 @@ def prompt_of(patcher, name: str, text: str):
 def test_word_weights_and_masks_work_in_a_family(patcher, name):
     texts = [encoded(name, PROMPT), encoded(name, "blurry", seed=2)]
     latent = FAMILIES[name].latent(16, 16)
-    plain = watched(patcher(name), texts, latent, {})
+    plain = watched(patcher(name), texts, latent, WordWeights())
     (prompt,) = plain.prompts
     word, labels = max(prompt.words_with_labels(), key=lambda found: owned(plain, found[1]).sum())
-    weighted = watched(patcher(name), texts, latent, {word: 0.0})
+    weighted = watched(patcher(name), texts, latent, WordWeights((WordWeight(word, 0.0),), "word"))
     before, after, mine = plain.evaluations[0], weighted.evaluations[0], owned(plain, labels)
     assert mine.any(), "nothing to see: no word owns a patch"
     assert torch.equal(before.labels, after.labels)
@@ -140,9 +142,26 @@ def test_word_weights_and_masks_work_in_a_family(patcher, name):
     assert torch.equal(hard_mask(before.labels, labels_of(word, plain.prompts), grid).bool(), mine)
 
 
-def watched(model: Any, texts: list[list], latent: dict[str, torch.Tensor], weights: dict[str, float]) -> Run:
+@pytest.mark.parametrize("name", ["anima", "klein", "sd3"])
+def test_a_weight_acts_on_a_phrase_in_a_family(patcher, name):
+    texts = [encoded(name, PROMPT), encoded(name, "blurry", seed=2)]
+    latent = FAMILIES[name].latent(16, 16)
+    plain = watched(patcher(name), texts, latent, WordWeights(), steps=1)
+    first = phrases_of(plain.prompts)[0].text
+    assert "".join(filter(str.isalpha, first)) == "redhatfox"
+    weighted = watched(patcher(name), texts, latent, WordWeights.of({"fox": 0.0}), steps=1)
+    (before,), (after,) = plain.evaluations, weighted.evaluations
+    grid = Grid(*before.labels.shape[1:])
+    mine = word_mask(plain.mean_scores(), plain.prompts, ["fox"], grid).bool()
+    assert mine.any() and not mine.all()
+    assert (after.ratio[mine] == 0).all() and torch.equal(before.ratio[~mine], after.ratio[~mine])
+
+
+def watched(
+    model: Any, texts: list[list], latent: dict[str, torch.Tensor], weights: WordWeights, **keys: Any
+) -> Run:
     guided = scfg(model, Settings(smooth_ratio=False), word_weights=weights)
-    sample(guided.model, *texts, latent)
+    sample(guided.model, *texts, latent, **keys)
     assert "no word" not in guided.line
     return guided.run
 

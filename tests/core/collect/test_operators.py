@@ -15,7 +15,8 @@ FP32, FP16, BF16 = torch.float32, torch.float16, torch.bfloat16
 def operator_of(kind, heads, block_bytes=MIB):
     if kind is FlashAttention:
         return FlashAttention(heads, 24)
-    return kind(heads, MemoryBudget(256 * MIB, block_bytes))
+    make = StoredMap.made_of if kind is StoredMap else kind
+    return make(heads, MemoryBudget(256 * MIB, block_bytes))
 
 
 @pytest.mark.parametrize("block_bytes", [MIB, 40_000, 1])

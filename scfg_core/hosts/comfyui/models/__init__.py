@@ -1,13 +1,14 @@
-"""What S-CFG knows of model families: one file per family, none of which holds a forward of its own.
+"""How ComfyUI runs the model families: one file per network, none of which holds a forward of its own.
 
-A family says which layers there are, where the attention function is called from, where text and image stand among
-its keys, and what its text columns are (START, words, template, padding).
+A file says which layers there are, where the attention function is called from, and in which order text and image
+stand there. What is known of a family whichever host runs it stands in `scfg_core/families`.
 """
 
 from typing import Any
 
+from ....families import Text
 from .auraflow import AuraFlow
-from .base import Architecture, AttentionCall, ModelCall, Site, Text
+from .base import Architecture, AttentionCall, ModelCall, Site
 from .cosmos import Anima, Cosmos
 from .flux import Flux
 from .hidream import HiDream

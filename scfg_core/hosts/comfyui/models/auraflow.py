@@ -1,9 +1,10 @@
-"""AuraFlow: eight registers, the prompt, zeros up to 256, then the image. Blocks have to be marked."""
+"""AuraFlow: registers stand before the text. Blocks have to be marked."""
 
 from dataclasses import dataclass
 from typing import Any
 
 from ....collect.calls import Layout
+from ....families import AURA_FLOW
 from ....grid import Grid
 from .base import AttentionCall
 from .transformer import JointTransformer, block_names
@@ -21,9 +22,8 @@ class AuraFlow(JointTransformer):
             return None
         double, single = (len(blocks) for blocks in (module.double_layers, module.single_layers))
         return cls(
-            "AuraFlow",
+            AURA_FLOW.with_patch(module.patch_size),
             block_names("double_block", module.double_layers) + block_names("single_block", module.single_layers),
-            module.patch_size,
             marked_blocks=(
                 *(("double_block", index) for index in range(double)),
                 *(("single_block", index) for index in range(single)),
@@ -32,6 +32,4 @@ class AuraFlow(JointTransformer):
         )
 
     def layout(self, call: AttentionCall, columns: int, grid: Grid) -> Layout:
-        first = self.registers + columns
-        keys = first + grid.area
-        return Layout(keys, range(self.registers, first), range(first, keys))
+        return self.family.layout(columns, grid, before=self.registers)

@@ -8,8 +8,8 @@ from torch import Tensor
 
 from ....collect.calls import Layout
 from ....collect.layers import LayerChoice
+from ....families import Columns, Text
 from ....grid import Grid
-from ....prompt import Role
 
 
 @dataclass(frozen=True)
@@ -54,33 +54,6 @@ class Site:
     grid: Grid
     layout: Layout
     queries: range | None = None
-
-
-@dataclass(frozen=True)
-class Text:
-    """What the host knows of the text of one prompt.
-
-    context  (b, L, d).
-    extra    the other arguments that the conditioning gives the model, `attention_mask` among them.
-    mask     (b, L) of integers that the encoder put on the conditioning, 0 = padding; None = none.
-    starts   columns of START that the encoder named.
-    words    number of the word of every token of the encoder, −1 = of no word; () = not named.
-    """
-
-    context: Tensor
-    extra: Mapping[str, Any] = field(default_factory=dict)
-    mask: Tensor | None = None
-    starts: tuple[int, ...] = ()
-    words: tuple[int, ...] = ()
-
-
-@dataclass(frozen=True)
-class Columns:
-    """Role of every text column, and the column at which the encoder's first token stands; negative where the
-    encoder cut some off."""
-
-    roles: tuple[Role, ...]
-    first: int = 0
 
 
 class Architecture(Protocol):

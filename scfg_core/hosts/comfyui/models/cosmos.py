@@ -1,8 +1,4 @@
-"""Cosmos-Predict2 and Anima: self-attention, then attention to T5's tokens.
-
-Anima's keys are the T5 ids of the prompt, adapted; `</s>` ends them, and zeros fill up to 512: they take
-their share of the attention, and own nothing.
-"""
+"""Cosmos-Predict2 and Anima, whose T5 ids are an argument of their own."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -10,7 +6,7 @@ from typing import Any
 
 from torch import Tensor
 
-from .base import Columns, Text
+from ....families import ANIMA, COSMOS, Columns, Text
 from .transformer import SeparateTransformer, block_names
 
 
@@ -22,7 +18,7 @@ class Cosmos(SeparateTransformer):
 
         if type(module) is not MiniTrainDIT or module.patch_temporal != 1:
             return None
-        return cls("Cosmos-Predict2", block_names("block", module.blocks), module.patch_spatial)
+        return cls(COSMOS.with_patch(module.patch_spatial), block_names("block", module.blocks))
 
 
 ANIMA_COLUMNS = 512
@@ -36,7 +32,7 @@ class Anima(SeparateTransformer):
 
         if type(module) is not Network or module.patch_temporal != 1:
             return None
-        return cls("Anima", block_names("block", module.blocks), module.patch_spatial)
+        return cls(ANIMA.with_patch(module.patch_spatial), block_names("block", module.blocks))
 
     def num_columns(self, context: Tensor, extra: Mapping[str, Any]) -> int:
         ids = extra.get("t5xxl_ids")

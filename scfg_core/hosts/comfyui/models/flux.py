@@ -1,17 +1,13 @@
-"""Flux.1, LongCat, Flux.2 and Flux.2 Klein, Chroma: double blocks, then single ones, text first.
+"""Flux.1, LongCat, Flux.2 and Flux.2 Klein, Chroma: double blocks, then single ones.
 
-Klein's prompts have three template columns before the prompt, nine behind it, and padding up to 512 that the model
-attends to; the CONDITIONING's mask names it. Flux.2-dev is padded by zeros on the left. Columns of reference images
-follow the image's.
+Padding of Klein's prompts is named by the CONDITIONING's mask.
 """
 
 from dataclasses import dataclass
 from typing import Any
 
+from ....families import CHROMA, FLUX_1, flux_2
 from .transformer import JointTransformer, block_names
-
-KLEIN_WIDTHS = (7680, 12288)
-"""Width of the text of Klein 4B and 9B: three layers of Qwen 3."""
 
 
 @dataclass(frozen=True)
@@ -23,11 +19,11 @@ class Flux(JointTransformer):
 
         if type(module) not in (Network, Chroma):
             return None
-        blocks = block_names("double", module.double_blocks) + block_names("single", module.single_blocks)
         if type(module) is Chroma:
-            return cls("Chroma", blocks, module.patch_size, band=(0.2, 0.33))
-        if not getattr(module.params, "global_modulation", False):
-            return cls("Flux.1", blocks, module.patch_size, band=(0.2, 0.33))
-        if module.params.context_in_dim in KLEIN_WIDTHS:
-            return cls("Flux.2 Klein", blocks, module.patch_size, starts=3, suffix=9)
-        return cls("Flux.2", blocks, module.patch_size)
+            family = CHROMA
+        elif getattr(module.params, "global_modulation", False):
+            family = flux_2(module.params.context_in_dim)
+        else:
+            family = FLUX_1
+        blocks = block_names("double", module.double_blocks) + block_names("single", module.single_blocks)
+        return cls(family.with_patch(module.patch_size), blocks)

@@ -1,7 +1,4 @@
-"""HiDream: the image first, then three texts: T5's, the last layer of Llama, and the layer of Llama of this block.
-
-One word has three columns. The host does not say which block runs: they are counted.
-"""
+"""HiDream: the image first. The host does not say which block runs: they are counted."""
 
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
@@ -10,9 +7,10 @@ from typing import Any
 from torch import Tensor
 
 from ....collect.calls import Layout
+from ....families import HIDREAM, Columns, Text
 from ....grid import Grid
-from .base import AttentionCall, Columns, Text
-from .transformer import JointTransformer
+from .base import AttentionCall
+from .transformer import JointTransformer, block_names
 
 
 @dataclass(frozen=True)
@@ -23,8 +21,8 @@ class HiDream(JointTransformer):
 
         if type(module) is not HiDreamImageTransformer2DModel:
             return None
-        count = len(module.double_stream_blocks) + len(module.single_stream_blocks)
-        return cls("HiDream", tuple(f"block.{index}" for index in range(count)), module.patch_size)
+        blocks = block_names("block", [*module.double_stream_blocks, *module.single_stream_blocks])
+        return cls(HIDREAM.with_patch(module.patch_size), blocks)
 
     def num_columns(self, context: Tensor, extra: Mapping[str, Any]) -> int:
         llama = extra.get("encoder_hidden_states_llama3")
@@ -38,4 +36,4 @@ class HiDream(JointTransformer):
         return f"block.{calls}"
 
     def layout(self, call: AttentionCall, columns: int, grid: Grid) -> Layout:
-        return Layout.joint(columns, grid, text_first=False)
+        return self.family.layout(columns, grid, text_first=False)

@@ -1,12 +1,10 @@
-"""Kandinsky 5 for images: self-attention, then attention to the prompt, whose template leaves one column behind it.
-
-The blocks of the text run before, and have no index. The video model is left out.
-"""
+"""Kandinsky 5 for images. The blocks of the text run before, and have no index. The video model is left out."""
 
 from dataclasses import dataclass
 from math import prod
 from typing import Any
 
+from ....families import KANDINSKY_5
 from .transformer import SeparateTransformer, block_names
 
 
@@ -18,5 +16,6 @@ class Kandinsky5(SeparateTransformer):
 
         if type(module) is not Network or module.visual_embed_dim != module.in_visual_dim * prod(module.patch_size):
             return None
-        blocks = block_names("double", module.visual_transformer_blocks)
-        return cls("Kandinsky 5", blocks, module.patch_size[-1], suffix=1)
+        return cls(
+            KANDINSKY_5.with_patch(module.patch_size[-1]), block_names("double", module.visual_transformer_blocks)
+        )

@@ -1,11 +1,9 @@
-"""Qwen-Image: text first, its padding masked; the prompt's template leaves five columns behind the prompt.
-
-Columns of reference images (Qwen-Image-Edit) follow the image's.
-"""
+"""Qwen-Image and Qwen-Image-Edit."""
 
 from dataclasses import dataclass
 from typing import Any
 
+from ....families import QWEN_IMAGE
 from .transformer import JointTransformer, block_names
 
 
@@ -17,5 +15,4 @@ class QwenImage(JointTransformer):
 
         if type(module) is not QwenImageTransformer2DModel:
             return None
-        blocks = block_names("double", module.transformer_blocks)
-        return cls("Qwen-Image", blocks, module.patch_size, suffix=5, masks=True)
+        return cls(QWEN_IMAGE.with_patch(module.patch_size), block_names("double", module.transformer_blocks))

@@ -8,9 +8,10 @@ from torch import Tensor
 
 from ....collect.calls import Layout
 from ....collect.layers import LayerChoice, LayerInfo, choose_layers
+from ....families import Columns, Text
 from ....grid import Grid
 from ...clip import chunk_starts
-from .base import AttentionCall, Columns, ModelCall, Site, Text
+from .base import AttentionCall, ModelCall, Site
 from .unet_layers import layer_name, layers_with_text
 
 

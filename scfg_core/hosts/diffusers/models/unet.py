@@ -1,156 +1,91 @@
-"""A diffusers U-Net seen from outside: which layers attend to the text, and what their calls look like.
+"""U-Nets: Stable Diffusion 1.5, 2.1, XL with CLIP prompts; DeepFloyd IF, whose T5 has no START."""
 
-Nothing here imports diffusers: layers are known by their parts (`down_blocks`, `transformer_blocks`, `add_k_proj`).
-"""
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
 
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
-from typing import Any, Protocol
-
-import torch
 from torch import Tensor, nn
-from torch.utils.hooks import RemovableHandle
 
-from ....collect.calls import Layout
-from ....collect.layers import LayerInfo
-from ....errors import ShapeError
-from ....grid import Grid
-from ..watching import JOINT, SEPARATE, TEXT_ONLY, watch_projections
+from ....collect.layers import LayerChoice, choose_layers
+from ....prompt import Branch, Prompt
+from ...clip import chunk_starts
+from ..layout import count_predicted
+from ..schedule import Schedule, Scheduler
+from .base import Layer, ModelCall, Noted, Part, Raw, Wording
+from .unet_layers import JointLayer, find_layers
 
-Form = Callable[[int, Grid], Layout]
-"""Layout of a layer's keys, for a number of text tokens and a grid."""
-
-
-def image_alone(tokens: int, grid: Grid) -> Layout:
-    return Layout.self_attention(grid)
-
-
-def text_alone(tokens: int, grid: Grid) -> Layout:
-    return Layout.cross_attention(tokens)
-
-
-class Sink(Protocol):
-    """Receives q and k while it is `observing()`."""
-
-    def observing(self) -> bool: ...
-
-    def observe(self, layer: str, form: Form, q: Tensor, k: Tensor, grid: Grid, scale: float) -> None: ...
-
-    def give_up(self, error: Exception) -> None:
-        """An error of ours; the layer's output is computed all the same."""
-        ...
+PARAMETERS = ("sample", "timestep", "encoder_hidden_states")
 
 
 @dataclass(frozen=True)
-class TransformerBlock:
-    """A block with self-attention `attn1`, cross-attention `attn2`; `tower` is given its image (b, c, h, w)."""
+class UNet:
+    """A text-conditioned UNet2DConditionModel."""
 
-    info: LayerInfo
-    tower: nn.Module
-    attn1: nn.Module
-    attn2: nn.Module
+    module: nn.Module
+    joint: bool
+    order: tuple[Branch, Branch] = ("uncond", "cond")
+    separate: bool = False
+    own_scale: bool = True
 
-    def watch(self, sink: Sink) -> Iterator[RemovableHandle]:
-        """Hook the block, hook by hook, so that an error half way loses none."""
-        grid, measuring = _measure(self.tower)
-        yield measuring
+    @classmethod
+    def of(cls, module: nn.Module) -> "UNet":
+        """Raises `ShapeError` where the module is no text-conditioned U-Net."""
+        return cls(module, isinstance(find_layers(module)[0], JointLayer))
 
-        def observer(form: Form) -> Callable[[Tensor, Tensor, float], None]:
-            return lambda q, k, scale: sink.observe(self.info.name, form, q, k, grid(), scale)
-
-        for attention, form in ((self.attn1, image_alone), (self.attn2, text_alone)):
-            yield from watch_projections(attention, SEPARATE, sink.observing, observer(form), sink.give_up)
-
-
-@dataclass(frozen=True)
-class JointLayer:
-    """An attention over [text; image] keys in one softmax (DeepFloyd IF), or over text keys alone."""
-
-    info: LayerInfo
-    attention: nn.Module
+    def choose_layers(self, choice: LayerChoice) -> dict[str, Layer]:
+        layers = {layer.info.name: layer for layer in find_layers(self.module)}
+        chosen = choose_layers([layer.info for layer in layers.values()], choice)
+        return {name: layers[name] for name in chosen}
 
     @property
-    def sees_image(self) -> bool:
-        return not getattr(self.attention, "only_cross_attention", False)
+    def propagates(self) -> bool:
+        """Whether some layer attends to the image itself."""
+        layers = find_layers(self.module)
+        return any(not isinstance(layer, JointLayer) or layer.sees_image for layer in layers)
 
-    def watch(self, sink: Sink) -> Iterator[RemovableHandle]:
-        """Hook the layer, hook by hook, so that an error half way loses none."""
-        grid, measuring = _measure(self.attention)
-        yield measuring
+    def levels(self, scheduler: Scheduler) -> Schedule:
+        return Schedule.of(scheduler)
 
-        def joint(q: Tensor, text: Tensor, image: Tensor, scale: float) -> None:
-            sink.observe(self.info.name, Layout.joint, q, torch.cat((text, image), dim=2), grid(), scale)
+    def scale(self, given: float) -> float:
+        return given
 
-        def text_only(q: Tensor, text: Tensor, scale: float) -> None:
-            sink.observe(self.info.name, text_alone, q, text, grid(), scale)
+    def read(self, args: Sequence[Any], kwargs: Mapping[str, Any]) -> ModelCall | None:
+        given = dict(zip(PARAMETERS, args, strict=False)) | dict(kwargs)
+        if given.get("encoder_hidden_states") is None:
+            return None
+        return ModelCall(given["sample"], given["sample"], given["timestep"], given)
 
-        projections, observe = (JOINT, joint) if self.sees_image else (TEXT_ONLY, text_only)
-        yield from watch_projections(self.attention, projections, sink.observing, observe, sink.give_up)
+    def describe(self, call: ModelCall, part: Part, wording: Wording, noted: Noted) -> tuple[Prompt, Part]:
+        """Its words as the caller described them, where there are as many tokens."""
+        tokens = call.given["encoder_hidden_states"].shape[1]
+        starts = wording.start_tokens
+        if starts is None:
+            starts = () if self.joint else chunk_starts(tokens)
+        plain, described = Prompt.plain(part.branch, tokens, starts), wording.prompt
+        part = replace(part, columns=tokens)
+        if part.branch == "uncond":
+            return plain, part
+        if wording.names is not None:
+            return Prompt.plain(part.branch, tokens, starts, *wording.names(tokens)), part
+        if described is None:
+            return plain, part
+        if described.num_tokens != tokens:
+            noted(described.num_tokens, tokens)
+            return plain, part
+        roles = described.roles if wording.start_tokens is None and not self.joint else plain.roles
+        return replace(described, branch=part.branch, roles=roles), part
 
+    def copied(self, raw: Raw) -> Raw:
+        return raw.clone()
 
-Layer = TransformerBlock | JointLayer
+    def predicted(self, call: ModelCall, raw: Raw, scheduler: Scheduler) -> Tensor:
+        return raw[:, : count_predicted(self.module, scheduler, call.x.shape[1], raw.shape[1])]
 
+    def put(self, call: ModelCall, raw: Raw, rows: slice, predicted: Tensor) -> None:
+        raw[rows, : predicted.shape[1]] = predicted
 
-def find_layers(unet: nn.Module) -> list[Layer]:
-    """Every watchable layer, in the order in which they run: transformer blocks, or layers with joint attention.
+    def velocity(self, predicted: Tensor) -> Tensor:
+        return predicted
 
-    Joint layers that see the text alone are left out, unless there are no others. The level grows with each
-    down-sampler, so that level 0 is full resolution; the middle block is at the deepest.
-    Raises `ShapeError` where the module is no text-conditioned U-Net.
-    """
-    parts = list(_parts(unet))
-    joint = [
-        JointLayer(LayerInfo(name, level), part)
-        for name, part, level in parts
-        if getattr(part, "add_k_proj", None) is not None
-    ]
-    layers = [*_blocks(parts), *([layer for layer in joint if layer.sees_image] or joint)]
-    if not layers:
-        raise ShapeError(
-            "expected a U-Net whose transformer blocks have self-attention (attn1) and cross-attention to text "
-            f"(attn2), or that attends to text and image jointly (add_k_proj), got {type(unet).__name__}: "
-            "pass a text-conditioned UNet2DConditionModel, or a pipeline that has one as .unet"
-        )
-    return layers
-
-
-def find_blocks(unet: nn.Module) -> list[TransformerBlock]:
-    """The transformer blocks alone, in the order in which they run; [] in a U-Net with joint attention."""
-    return list(_blocks(list(_parts(unet))))
-
-
-def _blocks(parts: list[tuple[str, nn.Module, int]]) -> Iterator[TransformerBlock]:
-    for name, tower, level in parts:
-        for index, block in enumerate(getattr(tower, "transformer_blocks", ())):
-            if getattr(block, "attn2", None) is not None and not getattr(block, "only_cross_attention", False):
-                info = LayerInfo(f"{name}.transformer_blocks.{index}", level)
-                yield TransformerBlock(info, tower, block.attn1, block.attn2)
-
-
-def _parts(unet: nn.Module) -> Iterator[tuple[str, nn.Module, int]]:
-    """Every block's `attentions`: (name, module, level), in the order in which they run."""
-    level = 0
-    for index, part in enumerate(getattr(unet, "down_blocks", ())):
-        yield from _parts_of(f"down_blocks.{index}", part, level)
-        level += getattr(part, "downsamplers", None) is not None
-    if getattr(unet, "mid_block", None) is not None:
-        yield from _parts_of("mid_block", unet.mid_block, level)  # type: ignore[arg-type]
-    for index, part in enumerate(getattr(unet, "up_blocks", ())):
-        yield from _parts_of(f"up_blocks.{index}", part, level)
-        level -= getattr(part, "upsamplers", None) is not None
-
-
-def _parts_of(name: str, part: nn.Module, level: int) -> Iterator[tuple[str, nn.Module, int]]:
-    for index, attention in enumerate(getattr(part, "attentions", None) or ()):
-        yield f"{name}.attentions.{index}", attention, level
-
-
-def _measure(module: nn.Module) -> tuple[Callable[[], Grid], RemovableHandle]:
-    """The (h, w) of what `module` was last given, (b, c, h, w), and the hook that reads it."""
-    last: list[Grid] = []
-
-    def measure(module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        features = args[0] if args else kwargs["hidden_states"]
-        last[:] = [Grid(features.shape[-2], features.shape[-1])]
-
-    return lambda: last[0], module.register_forward_pre_hook(measure, with_kwargs=True)
+    def undoes(self, call: ModelCall) -> bool:
+        return False
