@@ -3,11 +3,10 @@
 import pytest
 import torch
 
-from scfg_core import Prompt, labels_of
+from scfg_core import Prompt, labels_of, parse_weights
 from scfg_core.hosts.comfyui.prompts import START_TOKENS, WORDS
 from scfg_core.run.evaluation import Evaluation
 from scfg_core.run.record import Run
-from scfg_core.run.words import parse_weights
 from views import owners_of, segmentation
 from views.palette import END, PADDING, START
 
@@ -83,7 +82,7 @@ def test_weights_are_no_words_and_words_within_them_are_found(prompt_of, text, w
     prompt = prompt_of(text)
     assert words_of(prompt) == words
     for phrase in phrases:
-        assert labels_of(phrase, [prompt]), phrase
+        assert labels_of(entry.word, [prompt]), entry.word
     assert labels_of("1.2", [prompt]) == ()
     assert sorted(label for _, labels in prompt.words_with_labels() for label in labels) == list(
         range(1, 1 + sum(len(labels) for _, labels in prompt.words_with_labels()))
@@ -175,5 +174,5 @@ def test_a_segmentation_of_such_words_is_drawn(prompt_of, text):
 
 def test_word_weights_reach_the_words_of_the_prompt(prompt_of):
     prompt = prompt_of("a (Red Hat:1.2), a café and 10,000 cats")
-    for phrase in parse_weights("red hat: 1.3, CAFÉ: 0.5\ncats: 2"):
-        assert labels_of(phrase, [prompt]), phrase
+    for entry in parse_weights("red hat: 1.3, CAFÉ: 0.5\ncats: 2").entries:
+        assert labels_of(entry.word, [prompt]), entry.word
