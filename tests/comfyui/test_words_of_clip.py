@@ -82,7 +82,7 @@ def test_weights_are_no_words_and_words_within_them_are_found(prompt_of, text, w
     prompt = prompt_of(text)
     assert words_of(prompt) == words
     for phrase in phrases:
-        assert labels_of(entry.word, [prompt]), entry.word
+        assert labels_of(phrase, [prompt]), phrase
     assert labels_of("1.2", [prompt]) == ()
     assert sorted(label for _, labels in prompt.words_with_labels() for label in labels) == list(
         range(1, 1 + sum(len(labels) for _, labels in prompt.words_with_labels()))
