@@ -6,7 +6,11 @@ GUIDANCE = "SCFGGuidance"
 
 
 def test_the_followed_mask_is_drawn_and_its_share_stands_at_the_step(page):
-    page.load(workflow("scfg_demo_follow_words", 321))
+    graph = workflow("scfg_demo_follow_words", 321)
+    for node in graph["nodes"]:
+        if node["type"] == GUIDANCE:
+            node["flags"], node["pos"], node["size"] = {}, [1500, 0], [340, 820]
+    page.load(graph)
     page.look_at(GUIDANCE)
     page.run()
     page.ended()
