@@ -8,6 +8,7 @@ where up is bilinear. Relative to the paper: a mean in place of a sum changes a 
 
 from collections.abc import Sequence
 from dataclasses import dataclass
+from functools import reduce
 from typing import Literal
 
 import torch
@@ -90,12 +91,10 @@ class LayerFusion:
     def result(self) -> TokenMaps:
         """The fused maps on the largest grid that was added. There must be at least one layer."""
         grid = max(self._maps, key=lambda candidate: (candidate.area, candidate))
-        total: Tensor | None = None
-        for source, kept in self._maps.items():
-            for maps in kept:
-                prepared = self._prepare(bilinear(maps, source, grid), grid)
-                total = prepared if total is None else total + prepared
-        assert total is not None
+        maps = (
+            self._prepare(bilinear(one, source, grid), grid) for source, kept in self._maps.items() for one in kept
+        )
+        total = reduce(torch.add, maps)
         return TokenMaps(total / self.layers, grid, self._settings.renormalise == "per_layer")
 
     def _prepare(self, maps: Tensor, grid: Grid) -> Tensor:

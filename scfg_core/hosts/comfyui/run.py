@@ -6,7 +6,7 @@ The evaluation's first batch of conditionings is the main one; later ones, of PA
 recorded. Guidance acts where the host's own CFG does: see `slot`.
 """
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
 from dataclasses import replace
 from typing import Any
@@ -128,7 +128,7 @@ class SamplingRun:
         self._prompts = PromptLists(conds, x, sigma, _branches(conds), self._reader)
         for index in range(len(conds)):
             self._prompts.placements(index)
-        self.session.begin(self._prompts.prompts, self._base_keys() if self._only_follows() else None)
+        self.session.begin(self._prompts.prompts, self._base_keys(self._prompts))
         if self._prompts.ambiguous:
             self._skip(Note.AMBIGUOUS)
         return True
@@ -160,8 +160,7 @@ class SamplingRun:
 
     @guarded
     def watched(self, x: Tensor, context: Tensor | None, options: dict, extra: Mapping[str, Any]) -> dict | None:
-        """`transformer_options` of one call of the model, in which its attention is observed; None = as they
-        are."""
+        """`transformer_options` of one call of the model, in which it is observed; None = as they are."""
         if not self.session.observing or self._prompts is None or self._architecture is None or context is None:
             return None
         keys: list[Key] = list(zip(options.get("cond_or_uncond", ()), options.get("uuids", ()), strict=False))
@@ -191,7 +190,7 @@ class SamplingRun:
     @guarded
     def ratio(self, args: dict) -> Tensor | None:
         """The ratio map of this evaluation from the CFG function's arguments, or None for plain CFG."""
-        if self._prompts is None and self._skip_reason is None:  # another node answered without calling the model
+        if self._prompts is None and self._skip_reason is None:  # another node answered without the model
             self.watch((args["input_cond"], args["input_uncond"]), args["input"], args["sigma"], {})
         self._slot_reached = True
         predictions = predictions_of(args, self._flow, self._acts, self._parts.within)
@@ -246,9 +245,11 @@ class SamplingRun:
         """Whether this evaluation is watched for the words' sake alone: there is no guidance to scale."""
         return self._base is not None and self._skip_reason in (Note.CFG_ONE, Note.UNKNOWN_PROMPTS)
 
-    def _base_keys(self) -> set[Key]:
-        assert self._prompts is not None and self._base is not None
-        return {place.prompt for place in self._prompts.base_placements(self._base)}  # type: ignore[misc]
+    def _base_keys(self, prompts: PromptLists) -> set[Hashable] | None:
+        """Whose attention is of use in an evaluation for the words' sake; None = all."""
+        if self._base is None or not self._only_follows():
+            return None
+        return {place.prompt for place in prompts.base_placements(self._base)}
 
     @guarded
     def _follow(self) -> None:
