@@ -113,7 +113,7 @@ def test_running_out_of_memory_in_our_part_costs_the_guidance_and_not_the_pictur
 
 
 @pytest.mark.parametrize(
-    "where", ["run.PromptLists", "run.Predictions", "run.Fingerprint.of", "run.Session.ratio", "run.status_line"]
+    "where", ["run.PromptLists", "levels.Predictions", "run.Fingerprint.of", "run.Session.ratio", "run.status_line"]
 )
 def test_an_error_of_our_own_costs_the_guidance_and_not_the_picture(sd15, monkeypatch, where):
     plain = sample(sd15, steps=3)
@@ -121,7 +121,7 @@ def test_an_error_of_our_own_costs_the_guidance_and_not_the_picture(sd15, monkey
     guided = scfg(sd15)
     picture = sample(guided.model, steps=3)
     assert torch.isfinite(picture).all()
-    if where in ("run.PromptLists", "run.Predictions"):
+    if where in ("run.PromptLists", "levels.Predictions"):
         assert torch.equal(picture, plain)
         assert "internal S-CFG error" in guided.line
 

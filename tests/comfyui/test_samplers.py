@@ -74,10 +74,15 @@ def test_cfg_1_costs_no_call_and_changes_nothing(sd15):
     assert guided.line.startswith(f"S-CFG inactive: {Note.CFG_ONE.text}")
 
 
-def test_cfg_1_without_the_hosts_shortcut_is_guided(sd15):
+def test_cfg_1_without_the_hosts_shortcut_is_recorded_and_not_guided(sd15):
     model = sd15.clone()
     model.model_options["disable_cfg1_optimization"] = True
-    guided_run(model, cfg=1.0)
+    plain = host.ksample(model, *PROMPTS, host.latent(26, 42, 2), cfg=1.0)
+    guided = scfg(model)
+    assert torch.equal(host.ksample(guided.model, *PROMPTS, host.latent(26, 42, 2), cfg=1.0), plain)
+    assert guided.line.startswith("S-CFG observing: ")
+    assert Note.CFG_ONE.text in guided.line
+    assert len(guided.run.evaluations) > 0
 
 
 def test_watching_sees_the_same_labels_and_is_bit_identical(sd15):
