@@ -51,7 +51,7 @@ def long_prompt(page):
             const cells = [...Array(64).keys()]
             const run = {node: String(nodesOf('SCFGGuidance')[0].id), graph: app.rootGraph.id, run: 'of a test'}
             const ramp = [[0, 0, 99], [255, 255, 255], [99, 0, 0]]
-            const step = {steps: 2, scale: 5, grid: [8, 8], span: 0.2, preview: null, ramp}
+            const step = {steps: 2, scale: 5, grid: [8, 8], span: 0.2, followed: [], preview: null, ramp}
             const shared = {...run, prompt: 'of a test', ...step}
             const maps = {labels: pack(cells.map(cell => cell % 30)), ratios: pack(cells.map(() => 1000))}
             const send = (name, detail) =>
