@@ -36,6 +36,11 @@ def advanced(kind: Any, *args: Any, **fields: Any) -> Any:
     return kind.Input(*args, **fields, **supported_kwargs(kind.Input.__init__, advanced=True))
 
 
+def fraction(name: str, default: float, tooltip: str) -> Any:
+    """A number from 0 to 1, in hundredths."""
+    return io.Float.Input(name, default=default, min=0.0, max=1.0, step=0.01, tooltip=tooltip)
+
+
 def schema(*, search_aliases: list[str], **fields: Any) -> io.Schema:
     """An `io.Schema` in our category."""
     return io.Schema(category=CATEGORY, **fields, **supported_kwargs(io.Schema, search_aliases=search_aliases))

@@ -6,7 +6,7 @@ from torch import Tensor
 from ..scfg_core.hosts.comfyui import follow_words
 from ..scfg_core.run.follow import MOST_BLENDED, FollowWords
 from ..scfg_core.run.words import some_words_in
-from .common import advanced, schema
+from .common import advanced, fraction, schema
 from .errors import problem, told
 from .images import LATENT_CELL
 
@@ -42,22 +42,16 @@ class SCFGFollowWords(io.ComfyNode):
                 io.Float.Input(
                     "feather", default=0.0, min=0.0, max=256.0, step=1.0, tooltip="Softens the border, in pixels."
                 ),
-                io.Float.Input(
+                fraction(
                     "start_percent",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Point in the schedule where the prompt starts to act. Regions are clearer after the "
+                    0.0,
+                    "Point in the schedule where the prompt starts to act. Regions are clearer after the "
                     "first steps.",
                 ),
-                io.Float.Input(
+                fraction(
                     "end_percent",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Point in the schedule where the prompt stops.",
+                    1.0,
+                    "Point in the schedule where the prompt stops.",
                 ),
                 advanced(
                     io.Float,

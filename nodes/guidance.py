@@ -8,7 +8,16 @@ from comfy_api.latest import io
 
 from ..scfg_core import PRESETS, Settings, WordWeights
 from ..scfg_core.hosts.comfyui import guide
-from .common import MODEL_TOOLTIP, TraceType, WordWeightsType, advanced, listeners_of, schema, trace_of_node
+from .common import (
+    MODEL_TOOLTIP,
+    TraceType,
+    WordWeightsType,
+    advanced,
+    fraction,
+    listeners_of,
+    schema,
+    trace_of_node,
+)
 
 CUSTOM = "custom"
 PLAIN, MAGNITUDE = "plain", "magnitude"
@@ -28,29 +37,20 @@ class SCFGGuidance(io.ComfyNode):
             search_aliases=["S-CFG", "semantic CFG", "semantic-aware guidance", "CFG", "guidance", "scfg"],
             inputs=[
                 io.Model.Input("model", tooltip=MODEL_TOOLTIP),
-                io.Float.Input(
+                fraction(
                     "strength",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="How far the region scales move from the CFG scale. 0 is plain CFG, bit for bit.",
+                    1.0,
+                    "How far the region scales move from the CFG scale. 0 is plain CFG, bit for bit.",
                 ),
-                io.Float.Input(
+                fraction(
                     "start_percent",
-                    default=0.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Point in the schedule where S-CFG starts; 0 is the first step.",
+                    0.0,
+                    "Point in the schedule where S-CFG starts; 0 is the first step.",
                 ),
-                io.Float.Input(
+                fraction(
                     "end_percent",
-                    default=1.0,
-                    min=0.0,
-                    max=1.0,
-                    step=0.01,
-                    tooltip="Point in the schedule where S-CFG stops; 1 is the last step.",
+                    1.0,
+                    "Point in the schedule where S-CFG stops; 1 is the last step.",
                 ),
                 io.Combo.Input(
                     "preset",

@@ -199,7 +199,8 @@ def test_words_are_text_and_never_markup(page, word):
                 {...shared, text: 'b', colour: [200, 90, 0]},
             ]
             const maps = {labels: btoa('\\0\\0\\x01\\0'.repeat(2)), ratios: btoa('\\xe8\\x03'.repeat(4))}
-            const frame = {index: 0, step: 0, steps: 20, scale: 5, grid: [2, 2], span: 0.2, followed: [], preview: null}
+            const drawn = {scale: 5, grid: [2, 2], span: 0.2, followed: [], preview: null}
+            const frame = {index: 0, step: 0, steps: 20, ...drawn}
             const run = {node: String(nodesOf('SCFGGuidance')[0].id), graph: app.rootGraph.id, run: `of ${word}`}
             const detail = {...run, ...frame, ...maps, words, ramp: [[0, 0, 99], [255, 255, 255], [99, 0, 0]]}
             window.comfyAPI.api.api.dispatchEvent(new CustomEvent('scfg.step', {detail}))

@@ -225,7 +225,6 @@ class SamplingRun:
         return sides
 
     # words that a mask follows
-
     def _can_follow(self) -> bool:
         return self._following is not None and self._inactive in (None, Note.NO_CFG_FUNCTION)
 
