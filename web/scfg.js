@@ -125,11 +125,12 @@ function addElement(node, name, element, height) {
 function showMessage({ text, ...place }) {
   const node = openNode(place);
   if (!node) return;
-  removeMessage(node);
-  if (!text) return;
-  const element = document.createElement("div");
-  element.className = "scfg-message";
+  if (!text) return removeMessage(node);
+  const shown = node.widgets?.find(({ name }) => name === MESSAGE)?.element;
+  const element = shown ?? document.createElement("div");
   element.textContent = text;
+  if (shown) return; // Nodes 2.0 would keep the element of a widget that is put anew
+  element.className = "scfg-message";
   addElement(node, MESSAGE, element, MESSAGE_HEIGHT);
 }
 

@@ -144,6 +144,14 @@ def test_a_frozen_region_is_followed_no_more(sd15):
     assert not torch.equal(moving[-1], moving[-2])
 
 
+def test_a_frozen_region_stays_while_another_is_followed(sd15):
+    positive = base(A) + following(B, freeze=0.5) + following(host.tokens(8))
+    reader = followed_run(sd15, positive, steps=6)[0]
+    frozen, moving = reader.seen(1), reader.seen(2)
+    assert torch.equal(frozen[-1], frozen[-2])
+    assert not torch.equal(moving[-1], moving[-2])
+
+
 def test_a_frozen_region_costs_nothing_at_cfg_1(sd15):
     positive = base(A) + following(B, freeze=0.5)
     run = followed_run(sd15, positive, steps=6, cfg=1.0)[2]

@@ -93,7 +93,9 @@ def test_words_that_own_something_come_first_and_the_rest_unfolds(long_prompt):
     assert page.legend(GUIDANCE) == page.words
     page.shot(f"{page.renderer}-many-words-unfolded")
     more.click()
-    assert page.legend(GUIDANCE) == shown
+    folded = page.legend(GUIDANCE)
+    assert 5 <= len(folded) < 30
+    assert folded == page.words[: len(folded)]
     page.click(GUIDANCE, "slider", x=0.0)
     page.shows(GUIDANCE, "step 1 of 2")
     assert page.legend(GUIDANCE)[:5] == page.words[:5]
