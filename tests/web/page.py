@@ -145,7 +145,10 @@ class ComfyPage:
         )
 
     def run(self) -> None:
-        """Press Run, as a user does."""
+        """Press Run, as a user does, the mouse coming from the graph: over a workflow's tab it shows a thumbnail,
+        which lies over the button in newer front ends.
+        """
+        self.page.mouse.move(5, 500)
         self.page.get_by_test_id("queue-button").click()
 
     def ended(self, runs: int = 1) -> None:
