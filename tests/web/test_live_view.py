@@ -9,14 +9,17 @@ STEPS, MANY_STEPS = 20, 60
 SEEDS = itertools.count(100)
 
 
-def sampled(page):
-    """A page that has run the demo workflow from a seed of its own, and looks at the guidance node."""
+def sampled(page, runs=1):
+    """A page that has run the demo workflow from a seed of its own, and looks at the guidance node.
+
+    runs: how many have ended then since the test began.
+    """
     from .page import guided_only
 
     page.load(guided_only(next(SEEDS)))
     page.look_at(GUIDANCE)
     page.run()
-    page.ended()
+    page.ended(runs)
     page.filled(GUIDANCE)
     return page
 
@@ -172,7 +175,7 @@ def test_switched_off_nothing_is_sent(page):
     assert page.events() == []
     page.shows(GUIDANCE, "off in the settings")
     page.ask("async () => { await app.extensionManager.setting.set('SCFG.Live.On', true) }")
-    sampled(page)
+    sampled(page, runs=2)
 
 
 def test_switched_off_the_old_run_goes_at_once(page):
