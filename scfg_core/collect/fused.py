@@ -27,7 +27,7 @@ NARROW = 16
 """Columns that narrow images have at most; the least that tensor cores take."""
 
 KEYS = 64
-"""Most keys in a tile of `row_lse` and `stream_map`."""
+"""Most keys in a tile of `row_lse` and `stream_map`, and rows in one of the latter."""
 
 
 def half_factor(n: int) -> float:
@@ -99,7 +99,7 @@ def apply_map(
     rows, block = 64 if n > 256 else 16, _column_block(width)
     _launch("_apply_kernel", (_blocks(n, rows), _blocks(width, block), batch),
         maps, values, base, out, alpha, beta, n, width, narrow_from, narrow_to,
-        BM=rows, BN=32, BW=block, NARROW=NARROW, num_warps=4, num_stages=3,
+        BM=rows, BN=32, BW=block, NARROW=NARROW, num_warps=8, num_stages=3,
     )  # fmt: skip
     return out
 
@@ -121,12 +121,11 @@ def stream_map(
     width = values.shape[2]
     out = torch.empty_like(base)
     tile, rows, columns = _tiling(q)
-    block = _column_block(width)
-    columns = min(columns, KEYS)
+    block, rows, columns = _column_block(width), min(rows, KEYS), min(columns, KEYS)
     _launch("_stream_kernel", (_blocks(n, rows), _blocks(width, block), batch),
         q, k, lse, _mask(kept, q), values, base, out, scale * LOG2E, alpha, beta, heads, n, k.shape[2], width,
         narrow_from, narrow_to, *q.stride()[:3], *k.stride()[:3],
-        BM=rows, BN=columns, BW=block, NARROW=NARROW, MASKED=kept is not None, **tile,
+        BM=rows, BN=columns, BW=block, NARROW=NARROW, MASKED=kept is not None, **tile | {"num_warps": 8},
     )  # fmt: skip
     return out
 
@@ -155,13 +154,16 @@ def _power_of_2(size: int) -> int:
 
 
 def _tiling(q: Tensor) -> tuple[dict[str, int | bool], int, int]:
-    """Compile-time sizes, and rows and columns of a tile of scores, that fit the cores of a consumer card."""
+    """Compile-time sizes, and rows and columns of a tile of scores: what fits a consumer card's registers and
+    shared memory (`tests/core/collect/test_compiled.py`).
+    """
     width = q.shape[3]
     channels = max(16, _power_of_2(width))
     exact = q.dtype == torch.float32
-    rows, columns, warps = {True: (128, 128, 8), False: (64, 64, 4)}[channels * q.itemsize <= 128]
-    if channels * q.itemsize > 512:
-        rows, columns = 32, 32
+    if exact or channels * q.itemsize > 512:
+        rows, columns, warps = 32, 32, 8
+    else:
+        rows, columns, warps = (128, 64, 8) if channels * q.itemsize <= 128 else (64, 64, 4)
     return {"D": width, "BD": channels, "EXACT": exact, "num_warps": warps, "num_stages": 2}, rows, columns
 
 
