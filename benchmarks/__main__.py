@@ -17,6 +17,8 @@ def main() -> None:
     options.dtype = DTYPES.get(options.dtype)
     torch.set_num_threads(options.threads)
     if options.device != "cpu":
+        if not torch.cuda.is_available():
+            raise SystemExit(f"no CUDA device for --device {options.device}: leave it out to measure on the CPU")
         torch.cuda.set_device(torch.device(options.device).index or 0)
     for name in ("backends", "host") if options.benchmark is None else (options.benchmark,):
         BENCHMARKS[name](options)
@@ -27,7 +29,7 @@ def parse() -> argparse.Namespace:
     parser.add_argument("benchmark", nargs="?", choices=sorted(BENCHMARKS), help="none: backends, then host")
     parser.add_argument("--full", action="store_true", help="more sizes; host: latents of usual image sizes")
     parser.add_argument(
-        "--pairs", type=int, help="interleaved measurements per variant (default 5; host --full: 1)"
+        "--pairs", type=int, help="interleaved measurements per variant (default 5; host --full on a CPU: 1)"
     )
     parser.add_argument("--device", default="cpu", help="cpu, cuda, cuda:1, …")
     parser.add_argument("--dtype", choices=sorted(DTYPES), help="default: the usual one of the model and device")

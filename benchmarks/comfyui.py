@@ -145,13 +145,13 @@ class Host:
         pooled = torch.randn(1, 1280, generator=generator)
         return [[torch.randn(1, 77, WIDTHS[self.name], generator=generator), {"pooled_output": pooled}]]
 
-    def sample(self, variant: str, side: int, evaluations: int) -> Tensor:
-        """`evaluations` steps of Euler on a latent of side × side."""
+    def sample(self, variant: str, side: int, evaluations: int, images: int = 1) -> Tensor:
+        """`evaluations` steps of Euler on latents of side × side."""
         import comfy.sample
 
         self.calls = 0
         model = self._variants[variant]
-        latent = torch.zeros(1, 4, side, side)
+        latent = torch.zeros(images, 4, side, side)
         noise = comfy.sample.prepare_noise(latent, 0)
         return comfy.sample.sample(
             model, noise, evaluations, CFG, "euler", "normal", *self._text, latent, disable_pbar=True, seed=0

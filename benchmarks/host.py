@@ -4,7 +4,7 @@ Time is that of an evaluation after the first one (the first S-CFG evaluation do
 so it computes attention and maps apart). Peaks are live bytes above the model; kept bytes are what is alive between
 two evaluations beyond what plain CFG keeps. Two more rows leave out how the rest of a step scatters: what the
 watched layers took more than in the plain steps of the same run, and what they add when each is measured by itself;
-both with the guidance, over the plain step.
+both with the guidance, over the plain step. On a GPU `gpu` measures.
 """
 
 from __future__ import annotations
@@ -25,7 +25,6 @@ VARIANTS = ("cfg", "watch", "scfg", "naive")
 MODELS = ("sd15", "sdxl")
 QUICK = {"sd15": (32,), "sdxl": (32,)}
 FULL = {"sd15": (64, 128), "sdxl": (128,)}
-FULL_GPU = {"sd15": (64, 128), "sdxl": (128, 256)}
 COUNT = {"sd15": (64, 128), "sdxl": (64, 128, 256)}
 """Latents of --memory-only, which are counted in seconds."""
 NAIVE_TFLOP = 2
@@ -52,9 +51,8 @@ def time(host: Any, meter: Meter, side: int, variants: list[str], pairs: int) ->
     inside: dict[str, list[float]] = {variant: [] for variant in variants}
     pictures: dict[str, Tensor] = {}
     calls: dict[str, int] = {}
-    if pairs > 1 or meter.device != "cpu":
-        for variant in variants if meter.device != "cpu" else ("cfg",):
-            host.sample(variant, side, 2)
+    if pairs > 1:
+        host.sample("cfg", side, 2)
     with tqdm(total=pairs * len(variants) - ("naive" in variants) * (pairs - 1), unit="run") as bar:
         for pair in range(pairs):
             for variant in variants if pair % 2 == 0 else variants[::-1]:
@@ -103,21 +101,19 @@ def count(host: Any, meter: Meter, side: int, variants: list[str]) -> dict[str, 
 
 
 def by_layers(
-    name: str, side: int, dtype: torch.dtype, pairs: int, device: str, found: dict[str, dict[str, Any]]
+    name: str, side: int, dtype: torch.dtype, pairs: int, found: dict[str, dict[str, Any]]
 ) -> dict[str, dict[str, Any]]:
     """S-CFG's time by its layers, over the seconds of a plain step: rows of what they took within the steps that
-    were timed (on a CPU), and of the sum of each measured by itself.
+    were timed, and of the sum of each measured by itself.
     """
-    plain, layers = found["cfg"]["seconds"], overhead.measure(name, side, dtype, pairs, device)
+    plain, layers = found["cfg"]["seconds"], overhead.measure(name, side, dtype, pairs, "cpu")
     low, high = (1 + (added + layers["guidance"]) / plain for added in layers["added_interval"])
     alone = Ratio(1 + (layers["added"] + layers["guidance"]) / plain, low, high, pairs)
     rows = {"scfg, sum of layers": alone.parts()}
     rows["scfg, sum of layers"] |= {f"layers_{key}": layers[key] for key in ("attention", "added", "guidance")}
-    if device == "cpu":
-        more = zip(found["scfg"]["inside"], found["cfg"]["inside"], strict=True)
-        ours = [plain + guided - bare + layers["guidance"] for guided, bare in more]
-        rows = {"scfg, within its layers": Ratio.of(ours, [plain] * len(ours)).parts()} | rows
-    return rows
+    more = zip(found["scfg"]["inside"], found["cfg"]["inside"], strict=True)
+    ours = [plain + guided - bare + layers["guidance"] for guided, bare in more]
+    return {"scfg, within its layers": Ratio.of(ours, [plain] * len(ours)).parts()} | rows
 
 
 def main(options: argparse.Namespace) -> None:
@@ -125,15 +121,17 @@ def main(options: argparse.Namespace) -> None:
     problem = kind.start(options.device)
     if problem:
         raise SystemExit(problem)
-    cpu = options.device == "cpu"
-    sizes = COUNT if options.memory_only else QUICK if not options.full else FULL if cpu else FULL_GPU
-    pairs = options.pairs or (1 if options.full and cpu else 5)
+    if options.device != "cpu":
+        gpu.main(options, kind)
+        return
+    sizes = COUNT if options.memory_only else FULL if options.full else QUICK
+    pairs = options.pairs or (1 if options.full else 5)
     rows: list[dict[str, Any]] = []
     facts = clock.machine(options.device) | kind.facts()
     for name in options.model or MODELS:
-        dtype = options.dtype or (torch.float16 if not cpu else torch.float32 if name == "sd15" else torch.bfloat16)
-        meter = Meter(options.device)
-        host = kind.Host(name, dtype, options.device, meter)
+        dtype = options.dtype or (torch.float32 if name == "sd15" else torch.bfloat16)
+        meter = Meter()
+        host = kind.Host(name, dtype, "cpu", meter)
         meter.listen(host.watched)
         for side in options.latent or sizes[name]:
             found: dict[str, dict[str, Any]] = {}
@@ -142,10 +140,7 @@ def main(options: argparse.Namespace) -> None:
             for variant, parts in count(host, meter, side, _variants(options, name, side, timed=False)).items():
                 found[variant] = found.get(variant, {}) | parts
             if not options.memory_only:
-                found |= by_layers(name, side, dtype, max(5, pairs), options.device, found)
-            if not cpu:
-                for variant, parts in gpu.measure(host, side, ["cfg", "watch", "scfg"]).items():
-                    found[variant] |= parts
+                found |= by_layers(name, side, dtype, max(5, pairs), found)
             case = f"{name} {side}²"
             for variant, parts in found.items():
                 row = {"name": f"{case}, {variant}", "time_ratio": None, "peak_ratio": None}
@@ -154,14 +149,10 @@ def main(options: argparse.Namespace) -> None:
             report.save(options.out / "host.json", "host", rows, facts)
         del host, meter
     report.show("A step on the host", rows, COLUMNS)
-    if not cpu:
-        report.show("An evaluation on the GPU", [row for row in rows if "busy" in row], gpu.COLUMNS)
 
 
 def _variants(options: argparse.Namespace, name: str, side: int, timed: bool) -> list[str]:
     """All of them, but the naive one only where it ends in minutes and fits a machine."""
     kept = maps_bytes(name, side)
     fits = kept <= NAIVE_GIB * GIB and (not timed or powers_flop(name, side) <= NAIVE_TFLOP * 1e12)
-    if options.device != "cpu":
-        fits = kept <= torch.cuda.get_device_properties(options.device).total_memory / 2
     return [variant for variant in VARIANTS if variant != "naive" or (fits and not options.no_naive)]

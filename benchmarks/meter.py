@@ -8,7 +8,6 @@ import time
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from .clock import seconds
@@ -18,8 +17,7 @@ from .memory import LiveBytes
 class Meter:
     """Is told of every evaluation, and counts its time or its memory."""
 
-    def __init__(self, device: str) -> None:
-        self.device = device
+    def __init__(self) -> None:
         self.times: list[float] = []
         self.inside: list[float] = []
         self._memory: LiveBytes | None = None
@@ -30,13 +28,13 @@ class Meter:
         self.times, self.inside, self._peaks, self._kept = [], [], [], []
 
     def listen(self, modules: Iterable[nn.Module]) -> None:
-        """Count the processor seconds inside these modules too, as `inside`; on a CPU only."""
+        """Count the processor seconds inside these modules too, as `inside`."""
 
         def leave(module: nn.Module, args: Any, output: Any) -> None:
             self.inside[-1] += time.process_time() - begun.pop()
 
         begun: list[float] = []
-        for module in modules if self.device == "cpu" else ():
+        for module in modules:
             module.register_forward_pre_hook(lambda *_: begun.append(time.process_time()))
             module.register_forward_hook(leave)
 
@@ -49,13 +47,7 @@ class Meter:
             results.append(evaluation())
             self._peaks.append(self._memory.peak)
             return results[0]
-        if self.device != "cpu":
-            torch.cuda.synchronize()
-            torch.cuda.reset_peak_memory_stats()
-            self._kept.append(torch.cuda.memory_allocated())
-        self.times.append(seconds(lambda: results.append(evaluation()), self.device))
-        if self.device != "cpu":
-            self._peaks.append(torch.cuda.max_memory_allocated() - self._kept[0])
+        self.times.append(seconds(lambda: results.append(evaluation()), "cpu"))
         return results[0]
 
     def memory(self, host: Any, side: int, variant: str) -> tuple[int, int]:
@@ -63,10 +55,7 @@ class Meter:
         before the first.
         """
         self.restart()
-        if self.device == "cpu":
-            with LiveBytes(hollow=True) as self._memory:
-                host.sample(variant, side, 2)
-            self._memory = None
-        else:
+        with LiveBytes(hollow=True) as self._memory:
             host.sample(variant, side, 2)
+        self._memory = None
         return max(self._peaks), self._kept[1] - self._kept[0]

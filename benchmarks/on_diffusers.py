@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import replace
+from functools import partial
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from scfg_core import Grid, Settings
 from scfg_core.collect.layers import choose_layers
@@ -98,12 +100,13 @@ class Host:
             self._call["added_cond_kwargs"] = {"text_embeds": pooled, "time_ids": torch.zeros(2, 6, device=device)}
 
     @torch.no_grad()
-    def sample(self, variant: str, side: int, evaluations: int) -> Tensor:
-        """`evaluations` steps of DDIM on a latent of side × side."""
+    def sample(self, variant: str, side: int, evaluations: int, images: int = 1) -> Tensor:
+        """`evaluations` steps of DDIM on latents of side × side."""
         self.calls = 0
         self._scheduler.set_timesteps(evaluations)
-        x = torch.randn(1, 4, side, side, generator=torch.Generator().manual_seed(0)).to(self._unet.device)
-        step = self._naive_step if variant == "naive" else self._step
+        x = torch.randn(images, 4, side, side, generator=torch.Generator().manual_seed(0)).to(self._unet.device)
+        call = tree_map(lambda tensor: tensor.repeat_interleave(images, dim=0), self._call)
+        step = partial(self._naive_step if variant == "naive" else self._step, call)
         if variant in ("watch", "scfg"):
             settings = Settings() if variant == "scfg" else replace(Settings(), strength=0.0)
             with scfg(self._unet, settings, guidance_scale=CFG, scheduler=self._scheduler):
@@ -116,17 +119,17 @@ class Host:
             x = self._scheduler.step(predicted, t, x).prev_sample
         return x
 
-    def _predict(self, x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
+    def _predict(self, call: dict[str, Any], x: Tensor, t: Tensor) -> tuple[Tensor, Tensor]:
         self.calls += 1
         rows = torch.cat([x, x]).to(self._unet.dtype)
-        uncond, cond = self._unet(rows, t, **self._call).sample.float().chunk(2)
+        uncond, cond = self._unet(rows, t, **call).sample.float().chunk(2)
         return uncond, cond
 
-    def _step(self, x: Tensor, t: Tensor) -> Tensor:
-        uncond, cond = self._predict(x, t)
+    def _step(self, call: dict[str, Any], x: Tensor, t: Tensor) -> Tensor:
+        uncond, cond = self._predict(call, x, t)
         return uncond + CFG * (cond - uncond)
 
-    def _naive_step(self, x: Tensor, t: Tensor) -> Tensor:
+    def _naive_step(self, call: dict[str, Any], x: Tensor, t: Tensor) -> Tensor:
         maps, hooks = NaiveMaps(), []
         blocks = find_blocks(self._unet)
         names = choose_layers([block.info for block in blocks], "all")
@@ -138,7 +141,7 @@ class Host:
                     maps.see(block.info.name, q, k, Grid(side, side), kind)
 
                 hooks += watch_projections(getattr(block, kind), SEPARATE, lambda: True, seen, _failed)
-        uncond, cond = self._predict(x, t)
+        uncond, cond = self._predict(call, x, t)
         for hook in hooks:
             hook.remove()
         return uncond + CFG * maps.ratio(cond, uncond, CFG, cond_first=False) * (cond - uncond)
