@@ -1,4 +1,7 @@
-"""Masks from words: the patches that a set of labels owns (hard), or their share of every patch (soft)."""
+"""What masks from words are made with: a share of every patch (soft), small parts dropped, softened borders.
+
+Hard masks are regions of words or phrases (`regions.word_mask`).
+"""
 
 import math
 from collections.abc import Sequence
@@ -7,16 +10,10 @@ import torch
 from einops import rearrange
 from torch import Tensor
 
-from ..grid import Grid, bilinear, nearest
+from ..grid import Grid, bilinear
 from ..method.assign import assign
 from ..method.fusion import TokenMaps
 from ..method.segment import UNOWNED
-
-
-def hard_mask(labels: Tensor, wanted: Sequence[int], size: Grid) -> Tensor:
-    """(B, size.h, size.w) fp32, 1 where the label map (B, h, w) has one of the `wanted` labels, else 0."""
-    chosen = torch.isin(labels, torch.tensor(wanted, device=labels.device, dtype=labels.dtype))
-    return nearest(chosen, size).float()
 
 
 def soft_mask(scores: TokenMaps, wanted: Sequence[int], size: Grid) -> Tensor:

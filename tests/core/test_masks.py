@@ -1,22 +1,14 @@
-"""Masks from labels and scores."""
+"""Masks from scores."""
 
 import pytest
 import torch
 
 from scfg_core import Grid, TokenMaps
-from scfg_core.run.masks import feather, hard_mask, labels_of_scores, soft_mask, stretch
+from scfg_core.run.masks import feather, labels_of_scores, soft_mask, stretch
 
 
 def scores(values, h, w):
     return TokenMaps(torch.tensor(values).reshape(1, h * w, -1), Grid(h, w), renormalised=True)
-
-
-def test_a_hard_mask_is_one_where_the_labels_win():
-    labels = torch.tensor([[[0, 1], [2, -1]]], dtype=torch.int16)
-    mask = hard_mask(labels, [1, 2], Grid(4, 4))
-    assert mask.dtype == torch.float32
-    assert torch.equal(mask[0, ::2, ::2], torch.tensor([[0.0, 1.0], [1.0, 0.0]]))
-    assert torch.equal(mask[0, 1::2, 1::2], mask[0, ::2, ::2])
 
 
 def test_a_soft_mask_is_the_share_of_all_tokens():

@@ -6,10 +6,9 @@ from typing import Any
 import pytest
 import torch
 
-from scfg_core import Grid, Run, Settings, WordWeight, WordWeights, labels_of
+from scfg_core import Grid, Run, Segmentation, Settings, WordWeight, WordWeights, labels_of
 from scfg_core.hosts.comfyui.prompts import PromptReader
 from scfg_core.hosts.comfyui.tokens import words_of_prompt
-from scfg_core.run.masks import hard_mask
 from scfg_core.run.phrases import phrases_of
 from scfg_core.run.regions import word_mask
 
@@ -138,8 +137,9 @@ def test_word_weights_and_masks_work_in_a_family(patcher, name):
     assert mine.any(), "nothing to see: no word owns a patch"
     assert torch.equal(before.labels, after.labels)
     assert (after.ratio[mine] == 0).all() and torch.equal(before.ratio[~mine], after.ratio[~mine])
-    grid = Grid(*before.labels.shape[1:])
-    assert torch.equal(hard_mask(before.labels, labels_of(word, plain.prompts), grid).bool(), mine)
+    found = Segmentation(before.labels.long(), before.foreground)
+    mask = word_mask(found, plain.prompts, [word], found.grid, scope="word")
+    assert torch.equal(mask.bool(), mine)
 
 
 @pytest.mark.parametrize("name", ["anima", "klein", "sd3"])
