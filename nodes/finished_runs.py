@@ -19,6 +19,19 @@ KEPT_NODES = 32
 
 
 @dataclass(frozen=True)
+class Ending:
+    """How a run ended, as a page is told: its status, whether S-CFG was active, and if not, what to do about it."""
+
+    status: str
+    active: bool
+    remedy: str
+
+    @classmethod
+    def of(cls, run: Run, status: str) -> "Ending":
+        return cls(status, bool(run.evaluations), " ".join(run.remedies()))
+
+
+@dataclass(frozen=True)
 class FinishedRun:
     """What is known of a run after its end.
 
@@ -28,8 +41,7 @@ class FinishedRun:
 
     id: str
     record: Callable[[], Run | None]
-    is_active: bool
-    status: str
+    ending: Ending
     origin: Origin
 
 
@@ -40,8 +52,8 @@ class FinishedRuns:
         self._lock = threading.Lock()
         self._runs: OrderedDict[str, deque[FinishedRun]] = OrderedDict()
 
-    def add(self, id: str, run: Run, status: str, origin: Origin) -> None:
-        finished = FinishedRun(id, weakref.ref(run), bool(run.evaluations), status, origin)
+    def add(self, id: str, run: Run, ending: Ending, origin: Origin) -> None:
+        finished = FinishedRun(id, weakref.ref(run), ending, origin)
         with self._lock:
             runs = self._runs.pop(origin.node, None) or deque(maxlen=KEPT_RUNS)
             self._runs[origin.node] = runs

@@ -78,10 +78,8 @@ def as_array(image: Tensor, index: int) -> np.ndarray:
 def active(run: Run) -> Run:
     """The run. Raises `ScfgError` if S-CFG was inactive, with the reason and the remedy."""
     if not run.evaluations:
-        remedies = dict.fromkeys(run.explained[note].remedy for note in run.notes)
-        raise ScfgError(
-            f"expected a run with S-CFG active, got an inactive one ({'; '.join(run.notes)}): {' '.join(remedies)}"
-        )
+        reasons, remedies = "; ".join(run.notes), " ".join(run.remedies())
+        raise ScfgError(f"expected a run with S-CFG active, got an inactive one ({reasons}): {remedies}")
     return run
 
 

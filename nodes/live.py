@@ -13,13 +13,13 @@ import uuid
 import weakref
 from collections import deque
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 from ..scfg_core.run.evaluation import Evaluation, Observation
 from ..scfg_core.run.record import Run
 from ..views.segmentation import spread_out
-from .finished_runs import FINISHED_RUNS
+from .finished_runs import FINISHED_RUNS, Ending
 from .frames import frame_of
 from .pages import current_page, current_subscriber, send
 from .queue import Origin, current_origin
@@ -124,12 +124,12 @@ class LiveView:
             return
         if live_run is None or self._run() is not run:
             live_run = LiveRun(self._node_id, current_origin(self._node_id))
-        status += self._remark
+        ending = Ending.of(run, status + self._remark)
         if live_run.origin is not None:
-            FINISHED_RUNS.add(live_run.id, run, status, live_run.origin)
+            FINISHED_RUNS.add(live_run.id, run, ending, live_run.origin)
         client, subscriber = current_page(), current_subscriber()
         if client is not None:
-            send(END, {**live_run.address(), "active": bool(run.evaluations), "status": status}, client)
+            send(END, {**live_run.address(), **asdict(ending)}, client)
         if subscriber is not None:
             _WORKER.add(lambda: self._send_skipped(subscriber.client, live_run, run))
 

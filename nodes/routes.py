@@ -3,6 +3,7 @@
 import asyncio
 import json
 from collections.abc import Collection
+from dataclasses import asdict
 from typing import Any
 
 from aiohttp import web
@@ -53,7 +54,7 @@ def runs_of(prompt: QueuedPrompt, known: Collection[str]) -> list[dict[str, Any]
 
     node, graph, prompt  where it belongs.
     run      its id; None if no such run is known any more, and then nothing else is there.
-    active   whether S-CFG was; status: of the run.
+    status, active, remedy  how it ended, see `Ending`.
     frames   as `frame_of` makes them; none of a run in `known`, or whose record is gone.
     """
     answer: list[dict[str, Any]] = []
@@ -62,7 +63,6 @@ def runs_of(prompt: QueuedPrompt, known: Collection[str]) -> list[dict[str, Any]
         if finished is not None:
             record = None if finished.id in known else finished.record()
             frames = [] if record is None else [frame_of(record, shown) for shown in shown_evaluations(record)]
-            message |= {"run": finished.id, "active": finished.is_active, "status": finished.status}
-            message |= {"frames": frames}
+            message |= {"run": finished.id, **asdict(finished.ending), "frames": frames}
         answer.append(message)
     return answer

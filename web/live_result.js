@@ -9,10 +9,11 @@ export class Result {
     this.frames = [];
     this.status = ""; // one line, once the run has ended
     this.active = true; // whether S-CFG was
+    this.remedy = ""; // what to do if it was not
   }
 
-  end({ status, active }) {
-    Object.assign(this, { status, active });
+  end({ status, active, remedy = "" }) {
+    Object.assign(this, { status, active, remedy });
   }
 
   add(message) {

@@ -30,7 +30,7 @@ export class Runs {
     this.#of(message).add(message);
   }
 
-  /** How a run ended: `status`, and whether S-CFG was `active`. */
+  /** How a run ended: `status`, whether S-CFG was `active`, and if not, the `remedy`. */
   addEnd(message) {
     this.#of(message).end(message);
   }

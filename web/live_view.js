@@ -152,7 +152,7 @@ export class LiveView {
   #drawNothing() {
     const inactive = this.result && !this.result.active;
     const off = this.isOn() ? "Run to see regions and scales here" : "The live view is turned off in the settings";
-    const text = inactive ? this.result.status : off;
+    const text = inactive ? [this.result.status, this.result.remedy].filter(Boolean).join(". ") : off;
     this.areas = [];
     this.legend.clear();
     this.empty.textContent = text;

@@ -98,6 +98,11 @@ class Run:
             reached = sum(level >= sigma * (1 - 1e-4) for level in self.schedule)
         return min(max(0, reached - 1), last)
 
+    def remedies(self) -> list[str]:
+        """What the user can do about an inactive run, each once; [] where S-CFG was active."""
+        notes = [] if self.evaluations else [self.explained[text] for text in self.notes]
+        return list(dict.fromkeys(note.remedy for note in notes if note.can_be_remedied))
+
     def mean_scores(self) -> TokenMaps | None:
         """Ĉ (B, h·w, K), averaged over the evaluations; None where nothing was collected."""
         if not self.token_sums or self.token_grid is None:

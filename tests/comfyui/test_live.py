@@ -218,8 +218,11 @@ def test_a_page_is_told_how_a_run_ended(parts, server):
     view = parts.live.LiveView(NODE, " [a remark]")
     sample(parts, view)
     sample(parts, view, steps=0)
-    told = [(end["active"], end["status"]) for end in server.ends()]
-    assert told == [(True, "S-CFG active [a remark]"), (False, "S-CFG inactive: cfg is 1 [a remark]")]
+    told = [(end["active"], end["status"], end["remedy"]) for end in server.ends()]
+    assert told == [
+        (True, "S-CFG active [a remark]", ""),
+        (False, "S-CFG inactive: cfg is 1 [a remark]", "Set at least one step."),
+    ]
 
 
 def answer(parts, server, nodes, known=()):
@@ -251,6 +254,7 @@ def test_the_run_behind_a_cached_image_is_the_one_that_made_it(parts, server, sa
         active,
         "S-CFG active" if active else "S-CFG inactive",
     )
+    assert found["remedy"] == ("" if active else "Set at least one step.")
 
 
 def test_the_sampler_may_have_another_number(parts, server, sampled):

@@ -4,7 +4,7 @@ import itertools
 
 GUIDANCE = "SCFGGuidance"
 SEEDS = itertools.count(500)
-INACTIVE = "S-CFG inactive: cfg is 1; there is no guidance to scale"
+INACTIVE = "S-CFG inactive: cfg is 1; there is no guidance to scale. Raise cfg in the sampler."
 
 
 def sampled(page, graph):
