@@ -17,7 +17,7 @@ from demo.model import DEFAULT, DemoModel
 from demo.words import NOUNS, SPECIALS, VOCABULARY
 from scfg_core import Grid, Prompt, Segmentation, Settings, TokenMaps, labels_of
 from scfg_core.run.masks import soft_mask, stretch
-from scfg_core.run.phrases import phrases_of, phrases_with
+from scfg_core.run.phrases import labels_of_phrases
 from scfg_core.run.regions import word_mask
 
 from ..statistics import Figure, mean_of_groups
@@ -34,13 +34,12 @@ def masks_of(noun: str, prompt: Prompt, scores: TokenMaps, labels: Tensor | None
     if labels is not None:
         by_word = Segmentation(labels.long(), torch.ones_like(labels, dtype=torch.bool))
     clean = Settings.preset("default").min_region
-    phrase = [label for index in phrases_with(noun, [prompt]) for label in phrases_of([prompt])[index].labels]
     found = {
         "word": word_mask(by_word, [prompt], [noun], SIZE, scope="word"),
         "phrase": word_mask(scores, [prompt], [noun], SIZE),
         "phrase, clean": word_mask(scores, [prompt], [noun], SIZE, min_region=clean),
         "stretched, word": stretch(soft_mask(scores, labels_of(noun, [prompt]), SIZE)),
-        "stretched, phrase": stretch(soft_mask(scores, phrase, SIZE)),
+        "stretched, phrase": stretch(soft_mask(scores, labels_of_phrases(noun, [prompt]), SIZE)),
     }
     return {kind: mask[0] > 0.5 for kind, mask in found.items()}
 

@@ -19,8 +19,9 @@ from ..method.fusion import TokenMaps
 from ..method.segment import Segmentation
 from ..prompt import Prompt
 from .masks import feather, soft_mask, stretch
+from .phrases import labels_of_phrases
 from .regions import word_mask
-from .words import labels_of, some_words_in, words_in
+from .words import some_words_in, words_in
 
 MaskMode = Literal["hard", "soft", "stretched"]
 Fallback = Literal["nowhere", "everywhere", "mask"]
@@ -32,8 +33,8 @@ class FollowWords:
     """What to follow, and how.
 
     words      words or phrases of the prompt, separated by commas; their regions are combined.
-    mode       hard: 1 where the phrases that they belong to win. soft: their share of the attention of all tokens.
-               stretched: the same, brought to the range from 0 to 1.
+    mode       hard: 1 where the phrases that they belong to win. soft: the phrases' share of the attention of
+               all tokens. stretched: the same, brought to the range from 0 to 1.
     feather    blur of the border, latent cells ≥ 0.
     freeze     part of the schedule, 0…1, after which the region stays as it is; 1 = never.
     blend      mean over the regions of this many evaluations, 1…16.
@@ -100,9 +101,9 @@ class Follower:
         self._always_allowed = everywhere if before is None else before & everywhere
 
     def _soft(self, segmentation: Segmentation, prompts: Sequence[Prompt]) -> Tensor:
-        """The words' share of every patch, (B, h, w); `segmentation.scores` has a column for every owner."""
+        """The phrases' share of every patch, (B, h, w); `segmentation.scores` has a column for every owner."""
         scores, grid = segmentation.scores, segmentation.grid
-        wanted = {label for word in words_in(self.request.words) for label in labels_of(word, prompts)}
+        wanted = {label for word in words_in(self.request.words) for label in labels_of_phrases(word, prompts)}
         columns = [label for labels in segmentation.score_labels for label in labels]
         own = [column for column, label in enumerate(columns) if label in wanted]
         if scores is None or not own:

@@ -52,6 +52,12 @@ def phrases_with(word: str, prompts: Sequence[Prompt]) -> tuple[int, ...]:
     return tuple(i for i, phrase in enumerate(phrases_of(prompts)) if wanted.intersection(phrase.labels))
 
 
+def labels_of_phrases(word: str, prompts: Sequence[Prompt]) -> tuple[int, ...]:
+    """Labels of all tokens of every phrase that has a token of a word, ascending; () = none."""
+    phrases = phrases_of(prompts)
+    return tuple(sorted({label for index in phrases_with(word, prompts) for label in phrases[index].labels}))
+
+
 def is_punctuation(word: str) -> bool:
     """Whether a word is made of punctuation alone."""
     return all(sign in SEPARATORS or unicodedata.category(sign).startswith("P") for sign in word)

@@ -39,6 +39,14 @@ def test_a_soft_region_follows_the_share_of_all_tokens():
     assert torch.equal(mask_of(one, size=Grid(1, 2)), torch.tensor([[[0.5, 0.0]]]))
 
 
+def test_a_soft_region_is_that_of_the_whole_phrase():
+    red_cat = [Prompt.plain("cond", 4, (0,), ("<start>", "red", "cat", "on"), (-1, 0, 1, 2))]
+    one = follower(mode="soft")
+    scores = torch.tensor([[[1.0, 2.0, 1.0, 0.0], [0.0, 1.0, 0.0, 1.0]]])
+    one.update(segmentation([[[1, 3]]], scores=scores), red_cat)
+    assert torch.equal(mask_of(one, size=Grid(1, 2)), torch.tensor([[[0.75, 0.5]]]))
+
+
 def test_an_image_whose_maps_are_not_finite_follows_the_fallback():
     one = follower(fallback="everywhere")
     labels = [[[1, 3], [0, 2]], [[-1, -1], [-1, -1]]]
