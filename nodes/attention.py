@@ -41,7 +41,8 @@ class SCFGAttention(io.ComfyNode):
                     default="auto",
                     tooltip="Which attention layers of the two deepest levels to use. all: every layer. last: the "
                     "last three of each level. auto: all layers of a level with at most six, otherwise its last "
-                    "three (SDXL). Of a transformer: every block, its last five, or five around 40 % of its depth.",
+                    "three (SDXL). Of a transformer, all: every block. last: its last five. auto: up to five, for "
+                    "most models between 30 and 50 % of its depth.",
                 ),
                 advanced(
                     io.Int,
@@ -68,9 +69,9 @@ class SCFGAttention(io.ComfyNode):
                     "record_soft_maps",
                     default=False,
                     optional=True,
-                    tooltip="Keep the soft map of every token at every step, for masks of single steps. The maps "
-                    "of the negative prompt are no longer kept. Uses 2 bytes per token and patch: about 0.2 MB per "
-                    "step for SD 1.5 at 1024², 5 MB per step for SDXL with 154 tokens at 2048².",
+                    tooltip="Keep the soft map of every token at every step, for masks of single steps. Of the "
+                    "positive prompt only. Uses 2 bytes per token and patch: about 0.2 MB per step for SD 1.5 at "
+                    "1024², 5 MB per step for SDXL with 154 tokens at 2048².",
                 ),
             ],
             outputs=[

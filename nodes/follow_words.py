@@ -101,7 +101,9 @@ class SCFGFollowWords(io.ComfyNode):
             ],
             outputs=[
                 io.Conditioning.Output(
-                    display_name="conditioning", tooltip="For Conditioning Combine, with the base prompt."
+                    display_name="conditioning",
+                    tooltip="For cond of Cond Set Default Combine (base prompt: cond_DEFAULT), or for Conditioning "
+                    "Combine.",
                 )
             ],
         )

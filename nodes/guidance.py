@@ -64,7 +64,7 @@ class SCFGGuidance(io.ComfyNode):
                 WordWeightsType.Input(
                     "word_weights",
                     optional=True,
-                    tooltip="Guidance factors for single words, from S-CFG Word Weights.",
+                    tooltip="Guidance factors for words and the phrases they belong to, from S-CFG Word Weights.",
                 ),
                 advanced(
                     io.Combo,

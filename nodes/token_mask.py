@@ -38,7 +38,8 @@ class SCFGTokenMask(io.ComfyNode):
                     options=[HARD, SOFT, STRETCHED],
                     default=HARD,
                     tooltip="hard: 1 where the words win, without stray blocks. soft: their share of the attention "
-                    "of all tokens. stretched: like soft, rescaled to the range 0 to 1; fits the shape best.",
+                    "of all tokens. stretched: like soft, rescaled to the range 0 to 1; write the whole phrase, "
+                    "such as “yellow tent”.",
                 ),
                 io.Combo.Input(
                     "over",
