@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -109,7 +108,7 @@ def _mixed(one: Any, other: Any, weight: float) -> Any:
 def _figure(values: list[Any]) -> Figure:
     if isinstance(values[0], list):
         answered = [value for value in values if value]
-        return share(answered) if answered else Figure(math.nan, math.nan, math.nan, 0)
+        return share(answered)
     return mean_of_groups([[value] for value in values])
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -11,7 +12,7 @@ from scipy.stats import binomtest
 
 @dataclass(frozen=True)
 class Figure:
-    """A measured mean with its 95 % interval, and the number of pictures behind it."""
+    """A measured mean with its 95 % interval, and the number of pictures behind it; of none there is no mean."""
 
     mean: float
     low: float
@@ -19,12 +20,15 @@ class Figure:
     n: int
 
     def __str__(self) -> str:
-        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]"
+        return f"{self.mean:.3f} [{self.low:.3f}, {self.high:.3f}]" if self.n else "–"
 
     @property
     def signed(self) -> str:
         """As a difference."""
-        return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}]"
+        return f"{self.mean:+.3f} [{self.low:+.3f}, {self.high:+.3f}]" if self.n else "–"
+
+
+NOTHING = Figure(math.nan, math.nan, math.nan, 0)
 
 
 @dataclass(frozen=True)
@@ -37,12 +41,16 @@ class Comparison:
     p: float
 
     def __str__(self) -> str:
+        if not self.difference.n:
+            return "–"
         return f"{self.difference.signed}; {self.better} / {self.worse}, p {self.p:.2g}"
 
 
 def share(right: Sequence[Sequence[bool]]) -> Figure:
     """Share of right answers, grouped by picture. Bootstrap over pictures; Wilson's interval if all agree."""
     answers = [bool(answer) for group in right for answer in group]
+    if not answers:
+        return NOTHING
     if 0 < sum(answers) < len(answers):
         return mean_of_groups([[float(answer) for answer in group] for group in right])
     wilson = binomtest(sum(answers), len(answers)).proportion_ci(method="wilson")
@@ -51,6 +59,8 @@ def share(right: Sequence[Sequence[bool]]) -> Figure:
 
 def mean_of_groups(groups: Sequence[Sequence[float]], rounds: int = 2000) -> Figure:
     """Mean over all values; the interval resamples whole groups (pictures) with replacement."""
+    if not any(len(group) for group in groups):
+        return NOTHING
     sums, counts = np.array([sum(group) for group in groups]), np.array([len(group) for group in groups])
     rows = np.random.default_rng(0).integers(len(groups), size=(rounds, len(groups)))
     means = sums[rows].sum(1) / np.maximum(counts[rows].sum(1), 1)

@@ -203,5 +203,6 @@ def main(arguments: list[str] | None = None) -> None:
     write_whole(options.out / "follow.json", json.dumps(record, indent=1, ensure_ascii=False) + "\n")
 
 
-def _rounded(figure: Figure) -> dict[str, float]:
-    return {name: round(value, 4) for name, value in asdict(figure).items()}
+def _rounded(figure: Figure) -> dict[str, float | None]:
+    """For JSON, which has no NaN: None."""
+    return {name: round(value, 4) if value == value else None for name, value in asdict(figure).items()}

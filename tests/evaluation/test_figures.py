@@ -12,7 +12,7 @@ from evaluation.distances import Distance
 from evaluation.experiment import Plan
 from evaluation.frechet import Reference, figure, kept_features, resampled
 from evaluation.report import AT_DOSE, Row, between, summarise
-from evaluation.statistics import Figure, compare, share
+from evaluation.statistics import Figure, compare, mean_of_groups, share
 from evaluation.store import Store
 from evaluation.strength import spread
 from views.curves import spread as spread_of_views
@@ -52,6 +52,12 @@ def test_a_worse_arm_is_farther_and_its_paired_difference_says_so():
     assert 0 < gain.low < gain.mean < gain.high
     nothing = figure(found["same"] - found["cfg"], 120)
     assert (nothing.mean, nothing.low, nothing.high) == (0, 0, 0)
+
+
+@pytest.mark.parametrize("groups", [[], [[]]])
+def test_where_nothing_was_asked_there_is_a_dash(groups):
+    figures = (share(groups), mean_of_groups(groups), compare(groups, groups))
+    assert [str(figure) for figure in figures] == ["–"] * 3
 
 
 def test_features_are_kept_and_made_anew_when_there_are_more_images(tmp_path):
