@@ -20,6 +20,7 @@ from scfg_core.collect import backend
 from scfg_core.collect.calls import LayerCall, Layout, Rows
 from scfg_core.collect.collector import Collector
 from scfg_core.collect.layers import BAND, choose_by_depth
+from scfg_core.families.table import CHROMA, FLUX_1, SD3_BANDS
 from scfg_core.prompt import Role
 
 SIDE = 64
@@ -47,6 +48,7 @@ class Size:
     depth, width, heads  of its blocks; mlp: r, the two or three matrices of its MLP as two.
     text                 text columns; joint: whether they share the softmax with the patches.
     start                whether there is START, so that the unconditional rows are observed as well.
+    band                 of its depth, from which `auto` takes its layers, as the family has it.
     extra                FLOPs of a step beyond the formula, in one branch.
     limit                of the share of S-CFG, %.
     """
@@ -85,13 +87,15 @@ SIZES = (
     Size("Anima", 28, 2048, 16, 4, 512, joint=False),
     Size("Cosmos-Predict2 2B", 28, 2048, 16, 4, 512, joint=False),
     Size("Flux.2 Klein 4B", 25, 3072, 24, 4.5, 512, start=True),
-    Size("Chroma", 57, 3072, 24, 4, WORDS + 1),
-    Size("Flux.1", 57, 3072, 24, 4, 256),
+    Size("Chroma", 57, 3072, 24, 4, WORDS + 1, band=CHROMA.band),
+    Size("Flux.1", 57, 3072, 24, 4, 256, band=FLUX_1.band),
     Size("Qwen-Image", 60, 3072, 24, 4, WORDS + 5),
     Size("Lumina 2", 26, 2304, 24, 4, WORDS + 40, start=True),
     Size("Z-Image", 30, 3840, 30, 4, WORDS + 8, start=True),
-    Size("SD 3.5-L", 38, 2432, 38, 4, 154, start=True, band=(0.42, 0.66)),
-    Size("SD 3.5-M", 24, 1536, 24, 4, 154, start=True, band=(0.2, 0.45), extra=dual_attention(1536, 13), limit=4.5),
+    Size("SD 3.5-L", 38, 2432, 38, 4, 154, start=True, band=SD3_BANDS[38]),
+    Size(
+        "SD 3.5-M", 24, 1536, 24, 4, 154, start=True, band=SD3_BANDS[24], extra=dual_attention(1536, 13), limit=4.5
+    ),
     Size("HiDream", 48, 2560, 20, 4, 128 + 2 * 128),
     Size("AuraFlow", 36, 3072, 12, 4, 256 + 8),
     Size("HunyuanImage", 60, 3584, 28, 4, WORDS + 1),

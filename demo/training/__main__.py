@@ -2,7 +2,7 @@
 
     first   from nothing, on captions alone: five minutes on a GPU, a day and a half on one CPU thread
     start   the key of START, from the first model: minutes anywhere
-    second  all weights, on captions with errors, from the second model: three quarters of an hour on a CPU thread
+    second  all weights, on captions with errors, from `start`'s model: three quarters of an hour on a CPU thread
     mmdit   a joint-attention transformer from nothing, by flow matching, in the layout of Stable Diffusion 3:
             five minutes on a GPU (--seconds 300), an hour and more on one CPU thread (--depth 4 --batch 32)
     cross   the same with separate attention to a text that is padded with zeros, in the layout of Anima
