@@ -18,6 +18,7 @@ NEEDED = (
     "README.md",
     "LICENSE",
     "demo/weights.safetensors",
+    "docs/MODELS.md",
     "nodes/__init__.py",
     "scfg_core/__init__.py",
     "views/__init__.py",
@@ -30,7 +31,7 @@ NEEDED = (
 )
 SHIPPED = {
     *("__init__.py", "pyproject.toml", "requirements.txt", "README.md", "CHANGELOG.md", "LICENSE"),
-    *("demo", "locales", "nodes", "scfg_core", "subgraphs", "views", "web", "workflows"),
+    *("demo", "docs", "locales", "nodes", "scfg_core", "subgraphs", "views", "web", "workflows"),
 }
 
 
