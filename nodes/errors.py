@@ -15,14 +15,16 @@ from ..scfg_core.errors import ScfgError
 from .messages import tell
 from .pages import current_server
 
+NOBODY = ""
 _QUEUING: ContextVar[str | None] = ContextVar("client that queues the prompt being validated", default=None)
+"""`NOBODY` where it is queued by no page; None where none is being validated."""
 _SHOWING: set[tuple[str, str]] = set()
 """Clients and nodes that show an error."""
 
 
 def remember_client(queued: dict[str, Any]) -> dict[str, Any]:
     """Called by the host with what a page queues, just before it lets the nodes validate it, in the same task."""
-    _QUEUING.set(queued.get("client_id"))
+    _QUEUING.set(queued.get("client_id") or NOBODY)
     return queued
 
 
@@ -65,8 +67,9 @@ def told(execute: Callable[..., Any]) -> Callable[..., Any]:
 def _show(message: str | None) -> None:
     """Show a message on the node that is asked or run, in the page that queued it; None takes the last one back."""
     context = get_executing_context()
-    client = _QUEUING.get() or getattr(current_server(), "client_id", None)
-    if context is None or client is None:
+    queuing = _QUEUING.get()
+    client = getattr(current_server(), "client_id", None) if queuing is None else queuing
+    if context is None or not client:
         return
     place = (client, context.node_id)
     if message is not None:

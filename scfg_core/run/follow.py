@@ -82,7 +82,8 @@ class Follower:
         """min_region: share of the image below which parts of the region are dropped (`regions.word_mask`)."""
         self.request = request
         self._min_region = min_region
-        self._regions: deque[Tensor] = deque(maxlen=request.blend)
+        self._regions: deque[tuple[Tensor, Tensor]] = deque(maxlen=request.blend)
+        """Region (B, h, w) of an evaluation, and the images (B,) in which its share is allowed."""
         self._allowed: Tensor | None = None
         self._always_allowed: Tensor | None = None
 
@@ -90,12 +91,13 @@ class Follower:
         """Take a segmentation of the prompts that do not follow; `prompts`: whose labels they are."""
         words, grid = words_in(self.request.words), segmentation.grid
         owned = word_mask(segmentation, prompts, words, grid, min_region=self._min_region)
-        if self._regions and self._regions[-1].shape != owned.shape:
+        if self._regions and self._regions[-1][0].shape != owned.shape:
             self._regions.clear()
-        self._regions.append(owned if self.request.mode == "hard" else self._soft(segmentation, prompts))
         share = reduce(owned, "b h w -> b", "mean")
         allowed = (share >= self.request.min_share) & (share <= self.request.max_share)
         self._allowed = allowed if segmentation.finite is None else allowed & segmentation.finite
+        region = owned if self.request.mode == "hard" else self._soft(segmentation, prompts)
+        self._regions.append((region, self._allowed))
         before = self._always_allowed
         everywhere = self._allowed.all()
         self._always_allowed = everywhere if before is None else before & everywhere
@@ -117,8 +119,7 @@ class Follower:
         """
         if not self._regions or self._allowed is None or len(self._allowed) != images:
             return fallback.expand(images, -1, -1)
-        region = torch.stack(tuple(self._regions)).mean(dim=0) if len(self._regions) > 1 else self._regions[0]
-        frames = rearrange(region, "b (t h) w -> (b t) h w", t=latent.frames)
+        frames = rearrange(self._blended(), "b (t h) w -> (b t) h w", t=latent.frames)
         frames = self._enlarged(frames, Grid(latent.h // latent.frames, latent.w))
         if self.request.mode == "stretched":
             whole = rearrange(frames, "(b t) h w -> b (t h) w", t=latent.frames)
@@ -127,12 +128,25 @@ class Follower:
         region = rearrange(frames, "(b t) h w -> b (t h) w", t=latent.frames)
         return torch.where(self._allowed[:, None, None], region, fallback)
 
+    def _blended(self) -> Tensor:
+        """(B, h, w): the mean of the regions whose share was allowed."""
+        if len(self._regions) == 1:
+            return self._regions[0][0]
+        regions, allowed = (torch.stack(parts) for parts in zip(*self._regions, strict=True))
+        kept = torch.where(allowed[..., None, None], regions, 0.0).sum(dim=0)
+        return kept / allowed.sum(dim=0).clamp(min=1)[:, None, None]
+
     def _enlarged(self, region: Tensor, size: Grid) -> Tensor:
         """A region (b, h, w) on images of `size`: whole patches where it is hard, else between them."""
         if self.request.mode == "hard":
             return nearest(region, size)
         values = bilinear(rearrange(region, "b h w -> b (h w) 1"), Grid(*region.shape[1:]), size)
         return rearrange(values, "b (h w) 1 -> b h w", h=size.h)
+
+    @property
+    def followed(self) -> bool:
+        """Whether there was ever a segmentation to follow."""
+        return len(self._regions) > 0
 
     def fell_back(self) -> bool:
         """Whether a region ever left the allowed share; waits for the device."""

@@ -116,8 +116,9 @@ class Note(Enum):
     )
     NOT_FOLLOWED = (
         "words are not followed; the mask stays at its fallback",
-        "No S-CFG node observes the model that samples the conditioning, or the model cannot be observed.",
-        "Connect S-CFG Guidance or S-CFG Attention to the sampler's model.",
+        "The model that samples the conditioning has no S-CFG node, its attention was not observed, or "
+        "freeze_after lies before the first step.",
+        "Connect S-CFG Guidance or S-CFG Attention to the sampler's model, and raise freeze_after.",
     )
     NOT_EVERYWHERE = (
         "a followed mask begins nowhere instead of everywhere, which would leave no room for the default prompt",

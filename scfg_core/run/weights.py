@@ -10,6 +10,7 @@ from typing import Any
 
 from ..errors import SettingsError
 from .regions import Scope, check_scope
+from .words import COMMAS
 
 MAX_WEIGHT = 10.0
 """Highest factor that can be written as text."""
@@ -96,7 +97,7 @@ def parse_weights(text: str, scope: Scope = "phrase") -> WordWeights:
     Behind @ is the part of the schedule in which a weight acts, 0…1; without it is the whole one. Raises
     `SettingsError` for an entry that is not so, a weight above 10, and a word that is weighted twice at one time.
     """
-    entries = [entry.strip() for entry in text.replace("\n", ",").split(",")]
+    entries = [entry.strip() for entry in re.split(f"{COMMAS}|\n", text.replace("：", ":"))]
     return WordWeights(tuple(_parsed(entry) for entry in entries if entry), scope)
 
 

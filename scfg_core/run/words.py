@@ -1,9 +1,13 @@
 """Words of a prompt and the labels of their tokens."""
 
+import re
 from collections.abc import Sequence
 
 from ..errors import SettingsError
 from ..prompt import Prompt
+
+COMMAS = "[,，、]"
+"""What stands between the words of a list, as a regular expression."""
 
 
 def labels_of(phrase: str, prompts: Sequence[Prompt]) -> tuple[int, ...]:
@@ -27,8 +31,8 @@ def labels_of(phrase: str, prompts: Sequence[Prompt]) -> tuple[int, ...]:
 
 
 def words_in(text: str) -> list[str]:
-    """The words and phrases of a list with commas."""
-    return [word.strip() for word in text.split(",") if word.strip()]
+    """The words and phrases of a list with commas, those of Chinese and Japanese among them."""
+    return [word.strip() for word in re.split(COMMAS, text) if word.strip()]
 
 
 def some_words_in(text: str) -> list[str]:

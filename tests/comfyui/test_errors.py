@@ -1,5 +1,9 @@
 """What a user gets wrong is said at once, in a sentence on the node, without the path of a class."""
 
+import contextvars
+import importlib
+from types import SimpleNamespace
+
 import pytest
 
 from .graphs import demo, guidance, node, sampled
@@ -89,3 +93,25 @@ def test_what_is_refused_stands_on_its_node_in_the_page_that_queued_it(server):
     assert other.texts == []
     better = server.run(valid | weighted("boat: 1.3"), client="typist")
     assert [each for each in better.texts if each[0] == "w"] == [("w", " ")]
+
+
+def test_what_a_prompt_of_no_page_got_wrong_is_shown_on_no_page(pack, monkeypatch):
+    """The server still knows the client whose prompt ran last."""
+    errors = importlib.import_module(f"{pack.__name__}.nodes.errors")
+    told = []
+    monkeypatch.setattr(errors, "current_server", lambda: SimpleNamespace(client_id="typist"))
+    monkeypatch.setattr(errors, "get_executing_context", lambda: SimpleNamespace(node_id="w"))
+    monkeypatch.setattr(errors, "tell", lambda *what: told.append(what))
+
+    def validated(queued):
+        errors.remember_client(queued)
+        return errors.problem(lambda text: refuse(errors, text), "horse 1.3")
+
+    assert contextvars.copy_context().run(validated, {"prompt": {}}) == "no"
+    assert told == []
+    assert contextvars.copy_context().run(validated, {"prompt": {}, "client_id": "writer"}) == "no"
+    assert told == [("w", "no", "writer")]
+
+
+def refuse(errors, text):
+    raise errors.ScfgError("no")

@@ -202,6 +202,20 @@ def test_a_default_prompt_speaks_where_the_followed_region_is_not(sd15):
     assert torch.equal(output, host.ksample(Replay(seen).on(sd15), given, NEGATIVE, PICTURE, steps=3))
 
 
+def test_a_default_prompt_is_followed_where_followers_leave_it_no_room(sd15):
+    """The host runs a default prompt only where there is room; without its attention no mask would move again."""
+    halves = torch.zeros(2, 1, H, W)
+    halves[0, :, :, : W // 2] = 1
+    halves[1] = 1 - halves[0]
+    followers = [following(text, fallback="mask", given=half) for text, half in zip((B, C), halves, strict=True)]
+    reader, _, run, _ = followed_run(sd15, base(A, default=True) + followers[0] + followers[1])
+    room = [1 - sum(masks) for masks in zip(reader.seen(1), reader.seen(2), strict=True)]
+    assert float(room[0].max()) == 1 / 256
+    assert all(float(left.max()) > 0 for left in room)
+    assert not torch.equal(reader.seen(1)[0], reader.seen(1)[1])
+    assert Note.NOT_FOLLOWED.text not in run.line
+
+
 def test_following_between_the_evaluations_that_collect(sd15):
     from scfg_core.run.session import Collection
 

@@ -1,5 +1,6 @@
 """Masks that follow words: what they refuse, what they fall back to, and that nothing of a run stays behind."""
 
+import copy
 import logging
 
 import pytest
@@ -43,14 +44,15 @@ def set_mask(conditioning, mask, bounds=False, strength=1.0):
 def test_what_cannot_be_followed_is_an_error_before_sampling(sd15, positive, message):
     calls = []
     model = watching(sd15).model
-    with pytest.raises(SettingsError, match=message):
+    with pytest.raises(ValueError, match=message) as raised:
         host.ksample(model, positive, NEGATIVE, PICTURE, callback=lambda *_: calls.append(1))
+    assert raised.type is ValueError, "the host shows the name of its class"
     assert not calls
 
 
 @pytest.mark.parametrize("after", [False, True])
 def test_following_within_mask_bounds_is_an_error(sd15, after):
-    with pytest.raises(SettingsError, match="mask bounds"):
+    with pytest.raises(ValueError, match="mask bounds"):
         if after:
             positive = base(A) + set_mask(following(B), HALF, bounds=True)
             host.ksample(watching(sd15).model, positive, NEGATIVE, PICTURE)
@@ -220,7 +222,7 @@ def test_an_interrupt_while_following_leaves_the_next_run_bit_equal(sd15, error)
         host.ksample(model, positive, NEGATIVE, PICTURE, steps=3, callback=fail_at(1, error))
     assert state(model) == before
     assert torch.equal(host.ksample(model, positive, NEGATIVE, PICTURE, steps=3), expected)
-    with pytest.raises(SettingsError):
+    with pytest.raises(ValueError, match="zebra"):
         host.ksample(model, base(A) + following(B, "zebra"), NEGATIVE, PICTURE)
     assert state(model) == before
     assert torch.equal(host.ksample(model, positive, NEGATIVE, PICTURE, steps=3), expected)
@@ -237,6 +239,44 @@ def test_an_internal_error_while_following_gives_an_image(sd15, monkeypatch):
     output = host.ksample(run.model, base(A) + following(B), NEGATIVE, PICTURE)
     assert torch.isfinite(output).all()
     assert "internal S-CFG error" in run.line
+
+
+@pytest.mark.parametrize(
+    "copied", [copy.deepcopy, lambda given: [[text, with_copied_mask(e)] for text, e in given]]
+)
+@pytest.mark.parametrize("fallback", ["nowhere", "everywhere"])
+def test_a_copied_conditioning_follows_as_the_first_does(sd15, copied, fallback):
+    positive = following(B, fallback=fallback)
+    expected, found = (followed_run(sd15, base(A) + each)[0].seen() for each in (positive, copied(positive)))
+    assert [bool(mask.any()) for mask in expected[1:]] == [True, True]
+    assert all(torch.equal(one, other) for one, other in zip(expected, found, strict=True))
+
+
+def with_copied_mask(entry):
+    return {**entry, "mask": entry["mask"].clone()}
+
+
+def test_a_node_that_samples_twice_in_one_run_follows_in_both(sd15):
+    """AnimateDiff-Evolved calls the host's sampling again for its noise calibration."""
+    once = followed_run(sd15, base(A) + following(B))[0].seen()
+    outer, twice = sd15.clone(), Reader()
+    outer.add_wrapper_with_key("outer_sample", "twice", sampled_twice)
+    host.ksample(twice.on(watching(outer).model), base(A) + following(B), NEGATIVE, PICTURE, steps=3)
+    seen = twice.seen()
+    assert len(seen) == 2 * len(once)
+    assert all(torch.equal(one, other) for one, other in zip(seen, once * 2, strict=True))
+
+
+def sampled_twice(executor, *given, **named):
+    executor(*given, **named)
+    return executor(*given, **named)
+
+
+@pytest.mark.parametrize("options", [{"freeze": 0.0}, {"freeze": 0.2}])
+def test_a_region_that_is_frozen_before_the_first_step_is_not_followed_and_it_is_said(sd15, options):
+    run = watching(sd15)
+    host.ksample(run.model, base(A) + following(B, **options), NEGATIVE, PICTURE, steps=3, denoise=0.4)
+    assert Note.NOT_FOLLOWED.text in run.line
 
 
 def test_a_model_that_cannot_be_observed_does_not_follow_and_says_so():

@@ -63,6 +63,15 @@ def test_shares_are_those_of_each_image():
     assert mask_of(one, 2).mean(dim=(1, 2)).tolist() == [0.5, 0.0]
 
 
+def test_blended_are_the_regions_of_allowed_shares_alone():
+    one = follower(blend=4, max_share=0.6)
+    small, full = [[[1, 1], [0, 2]]], [[[1, 1], [1, 1]]]
+    for labels in (full, small, full, small):
+        one.update(segmentation(labels), CAT_ON_SOFA)
+    assert torch.equal(mask_of(one)[0], torch.tensor([[1.0] * 4] * 2 + [[0.0] * 4] * 2))
+    assert one.fell_back()
+
+
 @pytest.mark.parametrize("mode", ["hard", "soft", "stretched"])
 def test_frames_are_followed_one_by_one(mode):
     """Two frames, of which the words own one: nothing of it reaches the other, blurred or not."""

@@ -36,6 +36,14 @@ def test_weights_are_read_with_their_parts_of_the_schedule():
     assert parse_weights("a: 1").scope == "phrase" and parse_weights("a: 1", "word").scope == "word"
 
 
+def test_chinese_and_japanese_marks_are_read_as_well():
+    assert parse_weights("猫：1.3，狗: 0.8、馬：2").entries == (
+        WordWeight("猫", 1.3),
+        WordWeight("狗", 0.8),
+        WordWeight("馬", 2.0),
+    )
+
+
 @pytest.mark.parametrize(
     ("text", "got"),
     [

@@ -12,6 +12,7 @@ from typing import Any, Protocol
 
 from torch import Tensor
 
+from ...errors import ScfgError
 from ...method.settings import Settings
 from ...run.evaluation import Observation
 from ...run.record import Run
@@ -124,12 +125,16 @@ class _Wrappers:
     def _begin(self, guider: Any, sigmas: Tensor) -> SamplingRun | FailedRun:
         """The run that is about to start, or that of plain CFG after an error of ours.
 
-        Raises `SettingsError` where a conditioning follows words that are not there.
+        Raises ValueError where a conditioning follows words that are not there: a plain one, as the host shows the
+        name of its class before the sentence.
         """
         attachment = self._attachment
         settings = attachment.settings or replace(Settings(), strength=0.0)
         collection = attachment.collection or Collection()
-        following = following_of(guider, settings.min_region)  # an unknown word is an error before sampling
+        try:
+            following = following_of(guider, settings.min_region)
+        except ScfgError as error:
+            raise ValueError(str(error)) from error
         weights, by_magnitude = attachment.word_weights, attachment.by_magnitude
         try:
             return SamplingRun(
@@ -137,7 +142,7 @@ class _Wrappers:
             )
         except Exception as error:  # S-CFG never fails a generation
             logging.exception("S-CFG could not begin: plain CFG")
-            return FailedRun(error)
+            return FailedRun(error, follows=following is not None)
 
     def _evaluated(self, run: Run, evaluation: Observation) -> None:
         self._notify(lambda listener: listener.evaluated(run, evaluation))

@@ -11,9 +11,12 @@ from .status import status_line
 class FailedRun:
     """Plain CFG after an error of ours, with a record that says so; in place of a `run.SamplingRun`."""
 
-    def __init__(self, error: Exception) -> None:
+    def __init__(self, error: Exception, follows: bool) -> None:
+        """follows: whether a conditioning would have followed words."""
         self.record = Run()
         self.record.note(Note.INTERNAL_ERROR, error=error)
+        if follows:
+            self.record.note(Note.NOT_FOLLOWED)
 
     def end(self) -> None:
         """Nothing was begun."""

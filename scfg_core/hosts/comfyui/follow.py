@@ -22,7 +22,10 @@ from ...run.follow import Fallback, Follower, FollowWords
 from ...run.notes import Note
 from ...run.regions import known_words
 from .levels import grid_of
-from .prompts import FOLLOW, WORDS
+from .prompts import FOLLOW, FOLLOWER, WORDS
+
+LEAST_ROOM = 1 / 256
+"""Weight that followed masks leave a default prompt, which the host would not run without; exact in bf16."""
 
 
 @dataclass(frozen=True)
@@ -40,6 +43,14 @@ class Request:
     given: Tensor | None
     static: Tensor
 
+    def made(self, entry: Mapping[str, Any]) -> bool:
+        """Whether the mask of an entry comes from here: the static one or a copy of it, or that of a run."""
+        mask = entry.get("mask")
+        if FOLLOWER in entry or mask is self.static:
+            return True
+        everywhere_same = self.within is None and self.words.fallback != "mask"
+        return everywhere_same and mask is not None and bool((mask == self.static.flatten()[0]).all())
+
 
 class Unfollowed(Tensor):
     """A mask that says in the log when the host prepares it although no S-CFG run has taken over."""
@@ -49,6 +60,11 @@ class Unfollowed(Tensor):
     def to(self, *args: Any, **kwargs: Any) -> Tensor:
         logging.warning("S-CFG Follow Words: %s", Note.NOT_FOLLOWED.text)
         return self.as_subclass(Tensor).to(*args, **kwargs)
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> "Unfollowed":
+        """Other nodes copy a CONDITIONING; within it, it stays the one mask that its request names."""
+        memo[id(self)] = copy = self.as_subclass(Tensor).clone().as_subclass(Unfollowed)
+        return copy
 
 
 def follow_words(
@@ -152,9 +168,9 @@ class Following:
         if has_default and words.fallback == "everywhere":
             words = replace(words, fallback="nowhere")
             self.notes.append(Note.NOT_EVERYWHERE)
-        within = request.within if entry.get("mask") is request.static else entry.get("mask")
+        within = request.within if request.made(entry) else entry.get("mask")
         entry["mask"] = static_mask(words.fallback, request.given, within)
-        entry[FOLLOW] = len(self._followed)
+        entry[FOLLOWER] = len(self._followed)
         self._followed.append(_Followed(Follower(words, min_region), request.given, within))
         self.words = (*self.words, words.words)
 
@@ -180,18 +196,38 @@ class Following:
         conds: the guider's lists, now as the host prepared them. Returns the masks (B, T·H, W), one per follower.
         """
         masks = [followed.mask(latent) for followed in self._followed]
+        frames = latent.shape[2] if latent.ndim == 5 else None
         for conditionings in conds.values():
-            for entry in conditionings:
-                if FOLLOW in entry:
-                    mask = masks[entry[FOLLOW]]
-                    frames = latent.shape[2] if latent.ndim == 5 else None
-                    entry["mask"] = mask if frames is None else rearrange(mask, "b (t h) w -> b t h w", t=frames)
+            following = [entry for entry in conditionings if FOLLOWER in entry]
+            part = _part_that_leaves_room(conditionings, [masks[entry[FOLLOWER]] for entry in following])
+            for entry in following:
+                mask = masks[entry[FOLLOWER]] if part is None else masks[entry[FOLLOWER]] * part
+                entry["mask"] = mask if frames is None else rearrange(mask, "b (t h) w -> b t h w", t=frames)
         return masks
 
     def finished(self) -> list[Note]:
         """Notes of the whole run; waits for the device."""
-        fell_back = any(followed.follower.fell_back() for followed in self._followed)
-        return [*self.notes, Note.FELL_BACK] if fell_back else self.notes
+        followers = [followed.follower for followed in self._followed]
+        notes = list(self.notes)
+        if not all(follower.followed for follower in followers):
+            notes.append(Note.NOT_FOLLOWED)
+        if any(follower.fell_back() for follower in followers):
+            notes.append(Note.FELL_BACK)
+        return notes
+
+
+def _part_that_leaves_room(conditionings: Sequence[dict], masks: Sequence[Tensor]) -> Tensor | None:
+    """() What followed masks are multiplied by, so that a default prompt has room somewhere; None = nothing.
+
+    The host runs a default prompt only where others leave room, and without its attention no mask moves again.
+    """
+    if not masks or not any("default" in entry for entry in conditionings):
+        return None
+    entries = [entry for entry in conditionings if FOLLOWER in entry]
+    strengths = [entry.get("strength", 1.0) * entry.get("mask_strength", 1.0) for entry in entries]
+    weights = [mask * strength for mask, strength in zip(masks, strengths, strict=True)]
+    least = torch.stack(torch.broadcast_tensors(*weights)).sum(dim=0).amin()
+    return torch.where(least > 1 - LEAST_ROOM, (1 - LEAST_ROOM) / least, 1.0)
 
 
 def following_of(guider: Any, min_region: float) -> Following | None:

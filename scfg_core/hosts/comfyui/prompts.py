@@ -24,7 +24,8 @@ START_TOKENS = "scfg_start_tokens"
 """Keys of a CONDITIONING under which S-CFG Text Encode puts (texts, words) of every token, and its START tokens."""
 
 FOLLOW = "scfg_follow"
-"""Key of a conditioning whose mask follows words (`follow`)."""
+FOLLOWER = "scfg_follower"
+"""Keys of a conditioning whose mask follows words: the request, and in a run which follower is its (`follow`)."""
 
 
 class PromptReader:
