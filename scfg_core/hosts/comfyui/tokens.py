@@ -1,6 +1,7 @@
 """The words of a prompt, as ComfyUI's tokenizers split it: the text of the whole word behind every token."""
 
 import re
+import unicodedata
 from collections.abc import Sequence
 from typing import Any
 
@@ -87,8 +88,19 @@ def _common(one: Sequence[Any], other: Sequence[Any]) -> int:
 
 
 def _continues(before: str, piece: str) -> bool:
-    """Whether a piece goes on with a word: letters or digits behind such, or the rest of a letter's bytes."""
-    return before[-1] == _CUT or (piece[0].isalnum() and before[-1].isalnum())
+    """Whether a piece goes on with a word: letters or digits behind such, or the rest of a letter's bytes.
+
+    Where a language writes no spaces, the encoder's pieces are what comes closest to words.
+    """
+    if before[-1] == _CUT:
+        return True
+    last, first = before[-1], piece[0]
+    return last.isalnum() and first.isalnum() and not (_has_no_spaces(last) and _has_no_spaces(first))
+
+
+def _has_no_spaces(sign: str) -> bool:
+    """Whether a letter is Chinese or Japanese, which are written without spaces; Korean is not."""
+    return unicodedata.east_asian_width(sign) in "WF" and not unicodedata.name(sign, "").startswith("HANGUL")
 
 
 def _words(pieces: Sequence[str | None], ids: Sequence[int]) -> list[int]:

@@ -110,6 +110,22 @@ def test_words_of_every_alphabet_can_be_read_in_qwens_pieces(patcher, name, text
     assert all(labels_of(word, [prompt]) for word in text.split())
 
 
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("一只白色的猫坐在草地上，天空是蓝色的", ["白色的", "猫", "天空", "蓝色", "白色的猫"]),
+        ("草の上の白い猫", ["猫", "草"]),
+    ],
+)
+@pytest.mark.parametrize("name", ["qwen", "z_image", "klein"])
+def test_words_can_be_named_where_a_language_writes_no_spaces(patcher, name, text, words):
+    prompt = prompt_of(patcher, name, text)
+    labels = [labels_of(word, [prompt]) for word in words]
+    assert all(labels)
+    assert len(labels[0]) < len(prompt.owners) / 2
+    assert [label for label in labels[1] if label in labels[0]] == []
+
+
 def prompt_of(patcher, name: str, text: str):
     """The prompt as a run reads it off its conditioning."""
     from comfy.sampler_helpers import convert_cond
