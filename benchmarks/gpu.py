@@ -17,7 +17,7 @@ import contextlib
 import statistics
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 from unittest import mock
 
@@ -55,12 +55,10 @@ WARM_UP = 2
 
 @dataclass
 class Watch:
-    """Is told of every evaluation of a sampling; `spent` holds seconds per evaluation, of the host and in all."""
+    """Is told of every evaluation: how many of a sampling were seen, and when those that count began."""
 
-    counted: int = 0
+    seen: int = 0
     begun: float = 0.0
-    host: float = 0.0
-    seen: int = field(default=0, init=False)
 
     def __call__(self, evaluation: Callable[[], Tensor]) -> Tensor:
         if self.seen == WARM_UP:

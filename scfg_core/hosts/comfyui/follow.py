@@ -152,8 +152,7 @@ class Following:
         for conditionings in conds.values():
             for entry in conditionings:
                 if FOLLOW in entry:
-                    has_default = any("default" in other for other in conditionings)
-                    self._add(entry, number_labels(prompts), has_default, min_region)
+                    self._add(entry, number_labels(prompts), _has_default(conditionings), min_region)
 
     def _add(self, entry: dict, prompts: Sequence[Prompt], has_default: bool, min_region: float) -> None:
         request: Request = entry[FOLLOW]
@@ -199,7 +198,7 @@ class Following:
         frames = latent.shape[2] if latent.ndim == 5 else None
         for conditionings in conds.values():
             following = [entry for entry in conditionings if FOLLOWER in entry]
-            part = _part_that_leaves_room(conditionings, [masks[entry[FOLLOWER]] for entry in following])
+            part = _part_that_leaves_room(following, masks) if _has_default(conditionings) else None
             for entry in following:
                 mask = masks[entry[FOLLOWER]] if part is None else masks[entry[FOLLOWER]] * part
                 entry["mask"] = mask if frames is None else rearrange(mask, "b (t h) w -> b t h w", t=frames)
@@ -216,16 +215,20 @@ class Following:
         return notes
 
 
-def _part_that_leaves_room(conditionings: Sequence[dict], masks: Sequence[Tensor]) -> Tensor | None:
-    """() What followed masks are multiplied by, so that a default prompt has room somewhere; None = nothing.
+def _has_default(conditionings: Sequence[dict]) -> bool:
+    """Whether a list has a default prompt, which acts where the others leave room."""
+    return any("default" in entry for entry in conditionings)
 
-    The host runs a default prompt only where others leave room, and without its attention no mask moves again.
+
+def _part_that_leaves_room(following: Sequence[dict], masks: Sequence[Tensor]) -> Tensor | None:
+    """() What the masks of a list's followers are multiplied by, so that its default prompt has room somewhere.
+
+    Without room the host does not run it, and without its attention no mask moves again.
     """
-    if not masks or not any("default" in entry for entry in conditionings):
+    if not following:
         return None
-    entries = [entry for entry in conditionings if FOLLOWER in entry]
-    strengths = [entry.get("strength", 1.0) * entry.get("mask_strength", 1.0) for entry in entries]
-    weights = [mask * strength for mask, strength in zip(masks, strengths, strict=True)]
+    strengths = [entry.get("strength", 1.0) * entry.get("mask_strength", 1.0) for entry in following]
+    weights = [masks[entry[FOLLOWER]] * strength for entry, strength in zip(following, strengths, strict=True)]
     least = torch.stack(torch.broadcast_tensors(*weights)).sum(dim=0).amin()
     return torch.where(least > 1 - LEAST_ROOM, (1 - LEAST_ROOM) / least, 1.0)
 
