@@ -69,9 +69,9 @@ class SCFGAttention(io.ComfyNode):
                     "record_soft_maps",
                     default=False,
                     optional=True,
-                    tooltip="Keep the soft map of every token at every step, for masks of single steps. Of the "
-                    "positive prompt only. Uses 2 bytes per token and patch: about 0.2 MB per step for SD 1.5 at "
-                    "1024², 5 MB per step for SDXL with 154 tokens at 2048².",
+                    tooltip="Keep the soft map of every token of the positive prompt at every step, for masks of "
+                    "single steps. Uses 2 bytes per token and patch: about 0.2 MB per step for SD 1.5 at 1024², "
+                    "5 MB per step for SDXL with 154 tokens at 2048².",
                 ),
             ],
             outputs=[
