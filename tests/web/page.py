@@ -185,8 +185,8 @@ class ComfyPage:
         return self.ask("kind => viewOf(kind).canvas.getAttribute('aria-label')", kind)
 
     def shows(self, kind: str, part: str) -> None:
-        """Wait until its label has this part."""
-        self.wait("([kind, part]) => viewOf(kind).canvas.getAttribute('aria-label').includes(part)", [kind, part])
+        """Wait until its label, which it has once it was drawn, has this part."""
+        self.wait("([kind, part]) => viewOf(kind).canvas.getAttribute('aria-label')?.includes(part)", [kind, part])
 
     def legend(self, kind: str) -> list[str]:
         """The words that it shows, in their order."""
