@@ -172,7 +172,7 @@ def _keeping(images: int, n: int, budget: MemoryBudget) -> Keeping:
 
 @functools.cache
 def _has_triton(device: torch.device) -> bool:
-    if device.type != "cuda" or torch.version.hip is not None or not hasattr(torch.library, "custom_op"):
+    if device.type != "cuda" or torch.version.hip is not None or not hasattr(torch.library, "infer_schema"):
         return False
     return importlib.util.find_spec("triton") is not None and torch.cuda.get_device_capability(device) >= (8, 0)
 

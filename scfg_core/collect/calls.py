@@ -2,6 +2,7 @@
 
 from collections.abc import Callable, Hashable, Sequence
 from dataclasses import dataclass, replace
+from functools import lru_cache
 from typing import TypeVar
 
 import torch
@@ -36,11 +37,13 @@ class Layout:
     image: range = range(0)
 
     @classmethod
+    @lru_cache(maxsize=64)
     def self_attention(cls, grid: Grid) -> "Layout":
         """Every key is a patch."""
         return cls(grid.area, image=range(grid.area))
 
     @classmethod
+    @lru_cache(maxsize=64)
     def cross_attention(cls, tokens: int) -> "Layout":
         """Every key is a token."""
         return cls(tokens, text=range(tokens))
@@ -79,6 +82,11 @@ class LayerCall:
     layout: Layout
     scale: float | None = None
     kept: Tensor | None = None
+
+    @property
+    def softmax_scale(self) -> float:
+        """What q kᵀ is multiplied by."""
+        return self.q.shape[3] ** -0.5 if self.scale is None else self.scale
 
     def fits(self) -> bool:
         """Whether q and k have the rows, patches and keys that the host expects (no tiling, no merged tokens)."""

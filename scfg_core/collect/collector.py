@@ -9,8 +9,9 @@ For every evaluation of the model
 
 A call says which rows of its batch belong to which prompt and image, so a batch that is joined, split or reversed
 gives the same maps. Unconditional prompts need START against the rest only (Eq. 14): two columns. Of a
-self-attention only q and k are kept, by reference, until the cross-attention of the block comes; S of few images at
-a time exists, while their columns are propagated. Nothing of ours computes the model's own output.
+self-attention only q and k are kept, by reference, until the cross-attention of the block comes; small blocks then
+wait for others of their sizes (`blocks`), at most until somebody asks for maps. S of few images at a time exists,
+while their columns are propagated. Nothing of ours computes the model's own output.
 """
 
 import threading
@@ -28,6 +29,7 @@ from ..method.propagation import needs_self_attention
 from ..method.settings import Settings
 from ..prompt import Prompt
 from .backend import BACKENDS, Backend, BackendName, PyTorch, backend_for, distrust
+from .blocks import BLOCK_PART, WAITING_PART, Block, Blocks
 from .budget import MIB, MemoryBudget, is_out_of_memory
 from .calls import Key, LayerCall, Rows
 from .columns import Needed, kept_keys
@@ -72,6 +74,8 @@ class Collector:
         with self._lock:
             self._sums = PromptSums(self.settings, prompts)
             self._pending: dict[tuple[str, Hashable, int], tuple[LayerCall, slice]] = {}
+            self._due: dict[Hashable, list[Block]] = {}
+            self._due_bytes = 0
             self.skipped: set[tuple[str, Hashable]] = set()
             """(layer, prompt) whose calls in this evaluation did not fit: another node tiles or merges tokens."""
 
@@ -80,7 +84,6 @@ class Collector:
         with self._lock:
             self._sums.declare(prompts)
 
-    @torch.no_grad()
     def observe(self, call: LayerCall) -> None:
         """Take one call of an attention layer: self-attention, then the block's cross-attention, or both in one.
 
@@ -93,6 +96,8 @@ class Collector:
         needed = [self._sums.needed(part.prompt) for part in call.rows]
         if not (call.fits() and _takes(call, needed)):
             self._skip(call)
+        elif call.layout.is_joint:
+            self._observe_joint(call, needed)
         elif call.layout.text:
             self._observe_text(call, needed)
         elif self._propagates:
@@ -117,67 +122,94 @@ class Collector:
 
     def token_maps(self, prompt: Hashable) -> TokenMaps:
         """Fused maps of a prompt: its tokens, or [START, rest] of an unconditional one under `start_vs_rest`."""
+        self._catch_up()
         return self._sums.token_maps(prompt)
 
     def foreground_maps(self, prompt: Hashable) -> TokenMaps:
         """What Eq. 14 needs of a prompt of branch "uncond" or "both": [START, rest], or all tokens under
         `argmax`."""
+        self._catch_up()
         return self._sums.foreground_maps(prompt)
 
     def layers_seen(self, prompt: Hashable) -> int:
         """How many layers were summed for a prompt in this evaluation."""
+        self._catch_up()
         return self._sums.layers_seen(prompt)
 
     def grids_seen(self) -> tuple[Grid, ...]:
         """Grids of the layers that were summed in this evaluation, largest first."""
+        self._catch_up()
         return self._sums.grids_seen()
 
     def _skip(self, call: LayerCall) -> None:
         self.skip(call.layer, [part.prompt for part in call.rows])
 
-    def _observe_text(self, call: LayerCall, needed: Sequence[Needed]) -> None:
-        """The last call of a block: all that its maps are made of is here."""
+    @torch.no_grad()
+    def _observe_joint(self, call: LayerCall, needed: Sequence[Needed]) -> None:
+        """Self- and cross-attention in one call."""
         rows = [part.rows for part in call.rows]
         kept = kept_keys([columns.prompt for columns in needed], rows, call)
-        if call.layout.is_joint:
-            for part, columns in zip(call.rows, needed, strict=True):
-                found = self._joint(call, part.rows, columns, kept)
-                self._sums.add(part, columns.split(found), call.grid)
-            return
+        for part, columns in zip(call.rows, needed, strict=True):
+            found = self._joint(call, part.rows, columns, kept)
+            self._sums.add(part, columns.split(found), call.grid)
+
+    def _observe_text(self, call: LayerCall, needed: Sequence[Needed]) -> None:
+        """The last call of a block: all that its maps are made of is here; it waits for others, or is computed."""
         with self._lock:
             waiting = [self._pending.pop(self._key(call, part), None) for part in call.rows]
-        self_calls = [found for found in waiting if found is not None]
-        if self._propagates and len(self_calls) < len(waiting):
+        own = [found for found in waiting if found is not None]
+        if self._propagates and len(own) < len(waiting):
             self._skip(call)
             return
-        heads = _heads(self_calls, rows) if self_calls else None
+        block = Block(call, needed, own or None)
+        size, budget = block.bytes(), self._budget_of(call.q)
+        if size > budget.limit // BLOCK_PART:
+            self._sum_up(Blocks([block]))
+            return
+        with self._lock:
+            self._due.setdefault(block.kind(), []).append(block)
+            self._due_bytes += size
+        if self._due_bytes > budget.limit // WAITING_PART:
+            self._catch_up()
+
+    def _catch_up(self) -> None:
+        """Compute the blocks that wait."""
+        with self._lock:
+            due, self._due, self._due_bytes = self._due, {}, 0
+        for alike in due.values():
+            self._sum_up(Blocks(alike))
+
+    @torch.no_grad()
+    def _sum_up(self, blocks: Blocks) -> None:
+        """Add the maps of some blocks to the sums."""
 
         def compute(backend: Backend) -> list[tuple[slice, Tensor]]:
-            cross = self._cross(backend, call, needed, kept)
-            if heads is None:
+            cross = self._cross(backend, blocks)
+            if blocks.heads is None:
                 return [(slice(0, cross.shape[0]), cross)]
-            return self._propagated(backend, heads, cross, rows, needed)
+            return self._propagated(backend, blocks.heads, cross, blocks)
 
-        propagated = self._compute(call.q, compute)
-        for part, columns in zip(call.rows, needed, strict=True):
-            self._sums.add(part, columns.split(_gathered(propagated, part.rows)), call.grid)
+        propagated = self._compute(blocks.call.q, compute)
+        for part, columns in zip(blocks.rows, blocks.needed, strict=True):
+            found = columns.split(_gathered(propagated, part.rows))
+            self._sums.add(part, found, blocks.call.grid, len(blocks.blocks))
 
-    def _cross(self, backend: Backend, call: LayerCall, needed: Sequence[Needed], kept: Tensor | None) -> Tensor:
+    def _cross(self, backend: Backend, blocks: Blocks) -> Tensor:
         """C (b, n, w) with the columns that every prompt needs in front."""
-        keys = call.layout.keys
-        width = backend.padded(max(keys, *(columns.width for columns in needed)))
-        cross = backend.cross_maps(call.q, call.k, _scale(call), kept, width, self._budget_of(call.q))
-        for part, columns in zip(call.rows, needed, strict=True):
+        keys, (q, k) = blocks.call.layout.keys, blocks.cross
+        width = backend.padded(max(keys, *(columns.width for columns in blocks.needed)))
+        cross = backend.cross_maps(q, k, blocks.call.softmax_scale, blocks.kept, width, self._budget_of(q))
+        for part, columns in zip(blocks.rows, blocks.needed, strict=True):
             columns.arrange(cross[part.rows], keys)
         return cross
 
     def _propagated(
-        self, backend: Backend, heads: SelfHeads, cross: Tensor, rows: Sequence[slice], needed: Sequence[Needed]
+        self, backend: Backend, heads: SelfHeads, cross: Tensor, blocks: Blocks
     ) -> list[tuple[slice, Tensor]]:
         """Eq. 10, some images at a time."""
         widths = [0] * cross.shape[0]
-        for place, columns in zip(rows, needed, strict=True):
-            widths[place] = [columns.width] * (place.stop - place.start)
+        for part, columns in zip(blocks.rows, blocks.needed, strict=True):
+            widths[part.rows] = [columns.width] * (part.rows.stop - part.rows.start)
         budget, weights = self._budget_of(heads.q), self.settings.power_weights
         found = []
         for images, width, operator in backend.operators(heads, widths, cross.shape[2], budget):
@@ -190,7 +222,9 @@ class Collector:
         text, image = call.layout.text, call.layout.image
         normalise, weights = self.settings.renormalise != "per_layer", self.settings.power_weights
         part = None if kept is None else kept[rows]
-        heads = SelfHeads(call.q[rows], call.k[rows], _scale(call), slice(image.start, image.stop), part, normalise)
+        heads = SelfHeads(
+            call.q[rows], call.k[rows], call.softmax_scale, slice(image.start, image.stop), part, normalise
+        )
         room, budget = max(len(text), needed.width), self._budget_of(call.q)
 
         def compute(backend: Backend) -> Tensor:
@@ -237,22 +271,6 @@ def _takes(call: LayerCall, needed: Sequence[Needed]) -> bool:
     """Whether the text keys are whole repeats of every prompt's tokens."""
     length = len(call.layout.text)
     return length == 0 or not any(length % columns.prompt.num_tokens for columns in needed)
-
-
-def _scale(call: LayerCall) -> float:
-    return call.q.shape[3] ** -0.5 if call.scale is None else call.scale
-
-
-def _heads(waiting: Sequence[tuple[LayerCall, slice]], rows: Sequence[slice]) -> SelfHeads:
-    """q and k of the self-attention, its rows in the order of the cross-attention's."""
-    call = waiting[0][0]
-    if all(own is call for own, _ in waiting) and [place for _, place in waiting] == list(rows):
-        return SelfHeads(call.q, call.k, _scale(call))
-    q, k = (
-        torch.cat([side[place] for side, place in sides])
-        for sides in ([(own.q, place) for own, place in waiting], [(own.k, place) for own, place in waiting])
-    )
-    return SelfHeads(q, k, _scale(call))
 
 
 def _gathered(pieces: Sequence[tuple[slice, Tensor]], rows: slice) -> Tensor:

@@ -4,20 +4,29 @@ q and k are read as they are, by strides; n, m and H are no constants of the com
 for a dtype and a width of heads.
 """
 
+# pyright: reportGeneralTypeIssues=false
+# A kernel's functions are no Python functions: to a type checker their calls never return.
+
 import os
 
 import triton
 import triton.language as tl
 
-OPERAND: tl.constexpr = tl.constexpr(tl.float32 if os.environ.get("TRITON_INTERPRET") == "1" else tl.bfloat16)
-"""In what bf16 numbers are multiplied: Triton's interpreter, which has no such product, takes them as fp32."""
+INTERPRETED: tl.constexpr = tl.constexpr(os.environ.get("TRITON_INTERPRET") == "1")
+"""Triton's interpreter has no product of bf16: it takes them as fp32."""
+
+LOWEST: tl.constexpr = tl.constexpr(-1e30)
 
 
 @triton.jit
-def _tile(base, rows, channels, limit, stride, D: tl.constexpr):
-    """Rows of q or k, (len(rows), len(channels)); 0 beyond `limit` rows and D channels."""
-    inside = (rows[:, None] < limit) & (channels[None, :] < D)
-    return tl.load(base + rows[:, None] * stride + channels[None, :], mask=inside, other=0.0)
+def _tile(base, rows, channels, limit, stride, D: tl.constexpr, BD: tl.constexpr, WHOLE: tl.constexpr):
+    """Rows of q or k, (len(rows), BD); 0 beyond D channels and, unless no row is (WHOLE), beyond `limit` rows."""
+    at = base + rows[:, None] * stride + channels[None, :]
+    if WHOLE and D == BD:
+        return tl.load(at)
+    if WHOLE:
+        return tl.load(at, mask=channels[None, :] < D, other=0.0)
+    return tl.load(at, mask=(rows[:, None] < limit) & (channels[None, :] < D), other=0.0)
 
 
 @triton.jit
@@ -29,12 +38,13 @@ def _kept_keys(kept, b, columns, m, MASKED: tl.constexpr):
 
 
 @triton.jit
-def _scores(q, k, scale, EXACT: tl.constexpr):
+def _products(q, k, EXACT: tl.constexpr):
+    """q kᵀ in fp32."""
     if EXACT:
-        return tl.dot(q, tl.trans(k), input_precision="ieee") * scale
-    if q.dtype == tl.bfloat16:
-        return tl.dot(q.to(OPERAND), tl.trans(k.to(OPERAND))) * scale
-    return tl.dot(q, tl.trans(k)) * scale
+        return tl.dot(q, tl.trans(k), input_precision="ieee")
+    if INTERPRETED:
+        return tl.dot(q.to(tl.float32), tl.trans(k.to(tl.float32)))
+    return tl.dot(q, tl.trans(k))
 
 
 @triton.jit
@@ -42,44 +52,82 @@ def _mean_tile(
     q, k, lse, kept, b, rows, columns, n, m, heads, scale,
     sqb, sqh, sqn, skb, skh, skn,
     D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-    MASKED: tl.constexpr, EXACT: tl.constexpr,
+    MASKED: tl.constexpr, EXACT: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
     """(BM, BN) of (1/H) Σ_h 2^(scores − lse); 0 at keys that are left out."""
     channels = tl.arange(0, BD)
     total = tl.zeros([BM, BN], tl.float32)
     for h in range(heads):
-        query = _tile(q + b * sqb + h * sqh, rows, channels, n, sqn, D)
-        key = _tile(k + b * skb + h * skh, columns, channels, m, skn, D)
-        level = tl.load(lse + (b * heads + h) * n + rows, mask=rows < n, other=0.0)
-        total += tl.exp2(_scores(query, key, scale, EXACT) - level[:, None])
+        query = _tile(q + b * sqb + h * sqh, rows, channels, n, sqn, D, BD, WHOLE)
+        key = _tile(k + b * skb + h * skh, columns, channels, m, skn, D, BD, WHOLE)
+        level = tl.load(lse + (b * heads + h) * n + rows, mask=rows < n, other=-LOWEST)
+        total += tl.exp2(_products(query, key, EXACT) * scale - level[:, None])
+    if WHOLE and not MASKED:
+        return total / heads
     return tl.where(_kept_keys(kept, b, columns, m, MASKED)[None, :], total / heads, 0.0)
 
 
 @triton.jit
-def _accumulate(total, shares, values):
-    """total + shares · values to 16 bits: fp32 operands as sums of two bf16 parts, without the smallest product."""
-    s = shares.to(tl.bfloat16)
-    s_rest = (shares - s.to(tl.float32)).to(tl.bfloat16).to(OPERAND)
-    v = values.to(tl.bfloat16)
-    v_rest = (values - v.to(tl.float32)).to(tl.bfloat16).to(OPERAND)
-    s, v = s.to(OPERAND), v.to(OPERAND)
-    return tl.dot(s, v, tl.dot(s, v_rest, tl.dot(s_rest, v, total)))
+def _halves(values):
+    """values as fp16, and what that leaves."""
+    high = values.to(tl.float16)
+    return high, (values - high.to(tl.float32)).to(tl.float16)
 
 
 @triton.jit
-def _finish(total, base, out, b, rows, columns, n, width, alpha, beta):
+def _two_columns(values, b, keys, columns, n, width):
+    """Both halves of Y's columns."""
+    inside = (keys[:, None] < n) & (columns[None, :] < width)
+    at = values + (2 * b.to(tl.int64) * n + keys[:, None]) * width + columns[None, :]
+    return tl.load(at, mask=inside, other=0.0), tl.load(at + n.to(tl.int64) * width, mask=inside, other=0.0)
+
+
+@triton.jit
+def _finish(total, base, out, b, rows, columns, n, width, alpha, beta, unit, LAST: tl.constexpr):
     inside = (rows[:, None] < n) & (columns[None, :] < width)
     at = (b.to(tl.int64) * n + rows[:, None]) * width + columns[None, :]
-    tl.store(out + at, alpha * total + beta * tl.load(base + at, mask=inside, other=0.0), mask=inside)
-
-
-@triton.jit
-def _columns(values, b, keys, columns, n, width):
-    inside = (keys[:, None] < n) & (columns[None, :] < width)
-    return tl.load(values + (b.to(tl.int64) * n + keys[:, None]) * width + columns[None, :], mask=inside, other=0.0)
+    result = alpha * total + beta * tl.load(base + at, mask=inside, other=0.0)
+    if LAST:
+        tl.store(out + at, result, mask=inside)
+    else:
+        high, low = _halves(result * unit)
+        at += b.to(tl.int64) * n * width
+        tl.store(out + at, high, mask=inside)
+        tl.store(out + at + n.to(tl.int64) * width, low, mask=inside)
 
 
 # ---- kernels -----------------------------------------------------------------------------------------------
+
+
+@triton.jit(do_not_specialize=["heads", "n", "m", "scale"])
+def _text_kernel(
+    q, k, kept, out, scale, heads, n, m, width,
+    sqb, sqh, sqn, skb, skh, skn,
+    D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
+    MASKED: tl.constexpr, EXACT: tl.constexpr,
+):  # fmt: skip
+    rows = tl.program_id(0) * BM + tl.arange(0, BM)
+    b = tl.program_id(1)
+    columns, channels = tl.arange(0, BN), tl.arange(0, BD)
+    inside = _kept_keys(kept, b, columns, m, MASKED)[None, :]
+    total = tl.zeros([BM, BN], tl.float32)
+    for h in range(heads):
+        query = _tile(q + b * sqb + h * sqh, rows, channels, n, sqn, D, BD, False)
+        key = _tile(k + b * skb + h * skh, columns, channels, m, skn, D, BD, False)
+        scores = tl.where(inside, _products(query, key, EXACT) * scale, LOWEST)
+        shares = tl.exp2(scores - tl.max(scores, 1)[:, None])
+        total += shares / tl.sum(shares, 1)[:, None]
+    at = (b.to(tl.int64) * n + rows[:, None]) * width + columns[None, :]
+    result = tl.where(inside, total / heads, 0.0)
+    tl.store(out + at, result, mask=(rows[:, None] < n) & (columns[None, :] < width))
+
+
+@triton.jit
+def _add_exponentials(scores, scale, highest, total):
+    """The running maximum of the products, and Σ 2^((products − maximum)·scale)."""
+    higher = tl.maximum(highest, tl.max(scores, 1))
+    sums = tl.sum(tl.exp2(scores * scale - (higher * scale)[:, None]), 1)
+    return higher, total * tl.exp2((highest - higher) * scale) + sums
 
 
 @triton.jit(do_not_specialize=["heads", "n", "m", "scale"])
@@ -92,74 +140,108 @@ def _row_lse_kernel(
     rows = tl.program_id(0) * BM + tl.arange(0, BM)
     b, h = tl.program_id(1) // heads, tl.program_id(1) % heads
     channels = tl.arange(0, BD)
-    query = _tile(q + b * sqb + h * sqh, rows, channels, n, sqn, D)
-    highest = tl.full([BM], -1e30, tl.float32)
+    query = _tile(q + b * sqb + h * sqh, rows, channels, n, sqn, D, BD, False)
+    k += b * skb + h * skh
+    highest = tl.full([BM], LOWEST, tl.float32)
     total = tl.zeros([BM], tl.float32)
-    for first in range(0, m, BN):
+    whole = 0 if MASKED else m // BN * BN
+    for first in range(0, whole, BN):
+        key = _tile(k, first + tl.arange(0, BN), channels, m, skn, D, BD, True)
+        highest, total = _add_exponentials(_products(query, key, EXACT), scale, highest, total)
+    for first in range(whole, m, BN):
         columns = first + tl.arange(0, BN)
-        key = _tile(k + b * skb + h * skh, columns, channels, m, skn, D)
-        scores = _scores(query, key, scale, EXACT)
-        scores = tl.where(_kept_keys(kept, b, columns, m, MASKED)[None, :], scores, -1e30)
-        higher = tl.maximum(highest, tl.max(scores, 1))
-        total = total * tl.exp2(highest - higher) + tl.sum(tl.exp2(scores - higher[:, None]), 1)
-        highest = higher
-    tl.store(out + tl.program_id(1) * n + rows, highest + tl.log2(total), mask=rows < n)
+        key = _tile(k, columns, channels, m, skn, D, BD, False)
+        inside = _kept_keys(kept, b, columns, m, MASKED)[None, :]
+        scores = tl.where(inside, _products(query, key, EXACT), LOWEST)
+        highest, total = _add_exponentials(scores, scale, highest, total)
+    tl.store(out + tl.program_id(1) * n + rows, highest * scale + tl.log2(total), mask=rows < n)
 
 
-@triton.jit(do_not_specialize=["heads", "n", "m", "scale", "factor"])
+@triton.jit(do_not_specialize=["heads", "n", "m", "scale", "unit"])
 def _head_mean_kernel(
-    q, k, lse, kept, out, scale, factor, heads, n, m, width,
+    q, k, lse, kept, out, scale, unit, heads, n, m, width,
     sqb, sqh, sqn, skb, skh, skn,
-    D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr,
-    MASKED: tl.constexpr, EXACT: tl.constexpr,
+    D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, PARTS: tl.constexpr,
+    MASKED: tl.constexpr, EXACT: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
+    """PARTS: 0 = fp32, else how many fp16."""
     rows = tl.program_id(0) * BM + tl.arange(0, BM)
     columns = tl.program_id(1) * BN + tl.arange(0, BN)
     b = tl.program_id(2)
     mean = _mean_tile(
         q, k, lse, kept, b, rows, columns, n, m, heads, scale,
-        sqb, sqh, sqn, skb, skh, skn, D, BD, BM, BN, MASKED, EXACT,
+        sqb, sqh, sqn, skb, skh, skn, D, BD, BM, BN, MASKED, EXACT, WHOLE,
     )  # fmt: skip
-    at = (b.to(tl.int64) * n + rows[:, None]) * width + columns[None, :]
     inside = (rows[:, None] < n) & (columns[None, :] < width)
-    tl.store(out + at, (mean * factor).to(out.dtype.element_ty), mask=inside)
+    size = n.to(tl.int64) * width
+    at = out + max(PARTS, 1) * b * size + rows[:, None].to(tl.int64) * width + columns[None, :]
+    if PARTS == 0:
+        tl.store(at, mean, mask=inside)
+    else:
+        high, low = _halves(mean * unit)
+        tl.store(at, high, mask=inside)
+        if PARTS == 2:
+            tl.store(at + size, low, mask=inside)
+
+
+@triton.jit
+def _split_kernel(columns, out, unit, size, BLOCK: tl.constexpr):
+    b = tl.program_id(1).to(tl.int64)
+    at = tl.program_id(0) * BLOCK + tl.arange(0, BLOCK)
+    high, low = _halves(tl.load(columns + b * size + at, mask=at < size, other=0.0) * unit)
+    tl.store(out + 2 * b * size + at, high, mask=at < size)
+    tl.store(out + (2 * b + 1) * size + at, low, mask=at < size)
 
 
 @triton.jit
 def _apply_tile(
-    maps, values, base, out, b, rows, first, n, width, alpha, beta,
-    BM: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr,
+    maps, values, base, out, b, rows, first, n, width, alpha, beta, unit,
+    BM: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr, PARTS: tl.constexpr, LAST: tl.constexpr,
+    WHOLE: tl.constexpr,
 ):  # fmt: skip
     columns = first + tl.arange(0, BW)
+    size = n.to(tl.int64) * n
+    maps += PARTS * b * size
     total = tl.zeros([BM, BW], tl.float32)
     for start in range(0, n, BN):
         keys = start + tl.arange(0, BN)
         inside = (rows[:, None] < n) & (keys[None, :] < n)
-        at = (b.to(tl.int64) * n + rows[:, None]) * n + keys[None, :]
-        shares = tl.load(maps + at, mask=inside, other=0.0).to(tl.float32)
-        total = _accumulate(total, shares, _columns(values, b, keys, columns, n, width))
-    _finish(total, base, out, b, rows, columns, n, width, alpha, beta)
+        at = maps + rows[:, None].to(tl.int64) * n + keys[None, :]
+        high, low = _two_columns(values, b, keys, columns, n, width)
+        shares = tl.load(at) if WHOLE else tl.load(at, mask=inside, other=0.0)
+        total = tl.dot(shares, high, tl.dot(shares, low, total))
+        if PARTS == 2:
+            rest = tl.load(at + size) if WHOLE else tl.load(at + size, mask=inside, other=0.0)
+            total = tl.dot(rest, high, total)
+    _finish(total, base, out, b, rows, columns, n, width, alpha, beta, unit, LAST)
 
 
-@triton.jit(do_not_specialize=["narrow_from", "narrow_to", "alpha", "beta"])
+@triton.jit(do_not_specialize=["narrow_from", "narrow_to", "alpha", "beta", "unit"])
 def _apply_kernel(
-    maps, values, base, out, alpha, beta, n, width, narrow_from, narrow_to,
-    BM: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr, NARROW: tl.constexpr,
+    maps, values, base, out, alpha, beta, unit, n, width, narrow_from, narrow_to,
+    BM: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr, NARROW: tl.constexpr, PARTS: tl.constexpr,
+    LAST: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
-    rows = tl.program_id(0) * BM + tl.arange(0, BM)
-    block, b = tl.program_id(1), tl.program_id(2)
+    block, b = tl.program_id(0), tl.program_id(2)
+    rows = tl.program_id(1) * BM + tl.arange(0, BM)
     if (b >= narrow_from) & (b < narrow_to):
         if block == 0:
-            _apply_tile(maps, values, base, out, b, rows, 0, n, width, alpha, beta, BM, BN, NARROW)
+            _apply_tile(
+                maps, values, base, out, b, rows, 0, n, width, alpha, beta, unit,
+                BM, BN, NARROW, PARTS, LAST, WHOLE,
+            )  # fmt: skip
     else:
-        _apply_tile(maps, values, base, out, b, rows, block * BW, n, width, alpha, beta, BM, BN, BW)
+        _apply_tile(
+            maps, values, base, out, b, rows, block * BW, n, width, alpha, beta, unit,
+            BM, BN, BW, PARTS, LAST, WHOLE,
+        )  # fmt: skip
 
 
 @triton.jit
 def _stream_tile(
-    q, k, lse, kept, values, base, out, alpha, beta, b, rows, first, heads, n, m, scale, width,
+    q, k, lse, kept, values, base, out, unit, alpha, beta, column_unit, b, rows, first, heads, n, m, scale, width,
     sqb, sqh, sqn, skb, skh, skn,
-    D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr,
+    D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr, LAST: tl.constexpr,
     MASKED: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
     columns = first + tl.arange(0, BW)
@@ -168,29 +250,35 @@ def _stream_tile(
         keys = start + tl.arange(0, BN)
         shares = _mean_tile(
             q, k, lse, kept, b, rows, keys, n, m, heads, scale,
-            sqb, sqh, sqn, skb, skh, skn, D, BD, BM, BN, MASKED, EXACT,
+            sqb, sqh, sqn, skb, skh, skn, D, BD, BM, BN, MASKED, EXACT, False,
         )  # fmt: skip
-        total = _accumulate(total, shares, _columns(values, b, keys, columns, m, width))
-    _finish(total, base, out, b, rows, columns, n, width, alpha, beta)
+        share, rest = _halves(shares * unit)
+        high, low = _two_columns(values, b, keys, columns, m, width)
+        total = tl.dot(share, high, tl.dot(share, low, tl.dot(rest, high, total)))
+    _finish(total, base, out, b, rows, columns, n, width, alpha, beta, column_unit, LAST)
 
 
-@triton.jit(do_not_specialize=["heads", "n", "m", "narrow_from", "narrow_to", "scale", "alpha", "beta"])
+@triton.jit(
+    do_not_specialize=[
+        "heads", "n", "m", "narrow_from", "narrow_to", "scale", "unit", "alpha", "beta", "column_unit",
+    ]
+)  # fmt: skip
 def _stream_kernel(
-    q, k, lse, kept, values, base, out, scale, alpha, beta, heads, n, m, width, narrow_from, narrow_to,
-    sqb, sqh, sqn, skb, skh, skn,
+    q, k, lse, kept, values, base, out, scale, unit, alpha, beta, column_unit, heads, n, m, width,
+    narrow_from, narrow_to, sqb, sqh, sqn, skb, skh, skn,
     D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr, NARROW: tl.constexpr,
-    MASKED: tl.constexpr, EXACT: tl.constexpr,
+    LAST: tl.constexpr, MASKED: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
-    rows = tl.program_id(0) * BM + tl.arange(0, BM)
-    block, b = tl.program_id(1), tl.program_id(2)
+    block, b = tl.program_id(0), tl.program_id(2)
+    rows = tl.program_id(1) * BM + tl.arange(0, BM)
     if (b >= narrow_from) & (b < narrow_to):
         if block == 0:
             _stream_tile(
-                q, k, lse, kept, values, base, out, alpha, beta, b, rows, 0, heads, n, m, scale, width,
-                sqb, sqh, sqn, skb, skh, skn, D, BD, BM, BN, NARROW, MASKED, EXACT,
+                q, k, lse, kept, values, base, out, unit, alpha, beta, column_unit, b, rows, 0, heads, n, m, scale,
+                width, sqb, sqh, sqn, skb, skh, skn, D, BD, BM, BN, NARROW, LAST, MASKED, EXACT,
             )  # fmt: skip
     else:
         _stream_tile(
-            q, k, lse, kept, values, base, out, alpha, beta, b, rows, block * BW, heads, n, m, scale, width,
-            sqb, sqh, sqn, skb, skh, skn, D, BD, BM, BN, BW, MASKED, EXACT,
+            q, k, lse, kept, values, base, out, unit, alpha, beta, column_unit, b, rows, block * BW, heads, n, m,
+            scale, width, sqb, sqh, sqn, skb, skh, skn, D, BD, BM, BN, BW, LAST, MASKED, EXACT,
         )  # fmt: skip

@@ -39,14 +39,14 @@ class PromptSums:
         """The prompt `key`. Raises `ShapeError` where it was not declared."""
         return self.needed(key).prompt
 
-    def add(self, part: Rows, propagated: Mapping[Columns, Tensor], grid: Grid) -> None:
-        """Add one layer's propagated columns; the tensors are kept."""
+    def add(self, part: Rows, propagated: Mapping[Columns, Tensor], grid: Grid, layers: int = 1) -> None:
+        """Add the propagated columns of some layers, one below the other; the tensors are kept."""
         with self._lock:
             for kind, maps in propagated.items():
                 key = (part.prompt, part.first_image, kind)
                 if key not in self._fusions:
                     self._fusions[key] = LayerFusion(self._settings, kind)
-                self._fusions[key].add(maps, grid)
+                self._fusions[key].add(maps, grid, layers)
 
     def token_maps(self, key: Hashable) -> TokenMaps:
         """What Eq. 9 needs of a prompt."""

@@ -1,14 +1,16 @@
 """`operators` by the Triton kernels: S in memory, or tiles of S that never leave the chip."""
 
-from collections.abc import Iterator
+from abc import abstractmethod
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
 
 from torch import Tensor
 
+from ..precision import full_precision
 from . import fused
-from .operators import Operator, Product, SelfHeads
+from .operators import Operator, SelfHeads
 
-HALF_FROM = 64 * 1024 * 1024
+HALF_FROM = 16 * 1024 * 1024
 """S of one image is kept in fp16 where it would take more bytes than this in fp32."""
 
 
@@ -38,10 +40,12 @@ def map_bytes(n: int) -> int:
 def cross_maps(q: Tensor, k: Tensor, scale: float, kept: Tensor | None, width: int) -> Tensor:
     """C (b, n, width) of text keys k (b, H, m, d), zeros beyond m."""
     q, k = fused.readable(q), fused.readable(k)
-    return fused.head_mean(q, k, fused.row_lse(q, k, scale, kept), scale, kept, False, width)
+    if width <= fused.TEXT_KEYS and q.itemsize == 2:
+        return fused.text_maps(q, k, scale, kept, width)
+    return fused.head_mean(q, k, fused.row_lse(q, k, scale, kept), scale, kept, width)
 
 
-class Tiles(Product):
+class Tiles(Operator):
     """What both have: q, k and the log-sum-exp of every row, from which any tile of S can be computed."""
 
     def __init__(self, heads: SelfHeads, lse: Tensor, narrow: Narrow) -> None:
@@ -52,42 +56,55 @@ class Tiles(Product):
         self._level = lse
         if heads.normalise:
             ones = lse.new_ones((lse.shape[0], lse.shape[2], fused.ALIGNMENT))
-            sums = self._streamed(ones, ones, 1.0, 0.0, Narrow())[..., 0]
+            sums = self._streamed(fused.split(ones), ones, 1.0, 0.0, True, Narrow())[..., 0]
             self._level = lse + sums.log2()[:, None]
+
+    @abstractmethod
+    def apply(self, values: Tensor, base: Tensor, alpha: float, beta: float, last: bool) -> Tensor:
+        """α S Y + β X for Y split (`fused.split`) and X (b, n, t); split again, unless it is the last one."""
+
+    @full_precision
+    def propagate(self, columns: Tensor, power_weights: Sequence[float]) -> Tensor:
+        highest = max(power for power, weight in enumerate(power_weights) if weight > 0)
+        columns = columns.contiguous()
+        result, alpha = fused.split(columns), power_weights[highest]
+        for power in reversed(range(highest)):
+            result, alpha = self.apply(result, columns, alpha, power_weights[power], power == 0), 1.0
+        return result
 
     def text_columns(self, text: slice) -> Tensor:
         kept = None if self._heads.kept is None else self._heads.kept[:, text].contiguous()
         keys = fused.readable(self._heads.k[:, :, text])
         width = fused.padded(keys.shape[2])
-        columns = fused.head_mean(self._heads.q, keys, self._lse, self._heads.scale, kept, False, width)
+        columns = fused.head_mean(self._heads.q, keys, self._lse, self._heads.scale, kept, width)
         return columns[..., : keys.shape[2]]
 
-    def _streamed(self, values: Tensor, base: Tensor, alpha: float, beta: float, narrow: Narrow) -> Tensor:
+    def _streamed(
+        self, values: Tensor, base: Tensor, alpha: float, beta: float, last: bool, narrow: Narrow
+    ) -> Tensor:
         return fused.stream_map(
             self._heads.q, self._keys, self._level, self._heads.scale, self._kept,
-            values, base, alpha, beta, narrow.first, narrow.stop,
+            values, base, alpha, beta, last, narrow.first, narrow.stop,
         )  # fmt: skip
 
 
 class StoredTiles(Tiles):
-    """S in memory, in fp32 or fp16."""
+    """S in memory, as one fp16 or as two."""
 
     def __init__(self, heads: SelfHeads, lse: Tensor, narrow: Narrow, half: bool) -> None:
         super().__init__(heads, lse, narrow)
-        n = heads.q.shape[2]
-        self._maps = fused.head_mean(heads.q, self._keys, self._level, heads.scale, self._kept, half, n)
-        self._unit = 1 / fused.half_factor(n) if half else 1.0
+        self._maps = fused.split_mean(heads.q, self._keys, self._level, heads.scale, self._kept, half)
 
-    def apply(self, values: Tensor, base: Tensor, alpha: float, beta: float) -> Tensor:
+    def apply(self, values: Tensor, base: Tensor, alpha: float, beta: float, last: bool) -> Tensor:
         narrow = self._narrow
-        return fused.apply_map(self._maps, values, base, alpha * self._unit, beta, narrow.first, narrow.stop)
+        return fused.apply_map(self._maps, values, base, alpha, beta, last, narrow.first, narrow.stop)
 
 
 class StreamedTiles(Tiles):
     """No S: every product computes its tiles again."""
 
-    def apply(self, values: Tensor, base: Tensor, alpha: float, beta: float) -> Tensor:
-        return self._streamed(values, base, alpha, beta, self._narrow)
+    def apply(self, values: Tensor, base: Tensor, alpha: float, beta: float, last: bool) -> Tensor:
+        return self._streamed(values, base, alpha, beta, last, self._narrow)
 
 
 def operators(heads: SelfHeads, together: int, narrow: Narrow, half: bool) -> Iterator[tuple[slice, Operator]]:

@@ -79,14 +79,18 @@ class LayerFusion:
     def grids(self) -> set[Grid]:
         return set(self._maps)
 
-    def add(self, maps: Tensor, grid: Grid) -> None:
-        """Add one layer's C̄ (B, grid.area, K); the tensor is kept and may be added to."""
-        self.layers += 1
+    def add(self, maps: Tensor, grid: Grid, layers: int = 1) -> None:
+        """Add C̄ of some layers (layers·B, grid.area, K), layer after layer; it is kept and may be added to."""
+        self.layers += layers
         kept = self._maps.setdefault(grid, [])
-        if kept and self._settings.renormalise == "after_fusion":
-            kept[0] += maps
+        if self._settings.renormalise != "after_fusion":
+            kept += maps.chunk(layers)
+            return
+        total = maps if layers == 1 else maps.unflatten(0, (layers, -1)).sum(dim=0)
+        if kept:
+            kept[0] += total
         else:
-            kept.append(maps)
+            kept.append(total)
 
     def result(self) -> TokenMaps:
         """The fused maps on the largest grid that was added. There must be at least one layer."""

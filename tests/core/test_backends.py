@@ -183,6 +183,7 @@ def test_running_out_of_memory_with_every_backend_is_told_apart(monkeypatch):
     collector.begin(prompts)
     with pytest.raises(CollectorOutOfMemory):
         feed(collector, [block], rows)
+        collector.token_maps("positive")
 
 
 @pytest.mark.parametrize(
@@ -221,3 +222,4 @@ def test_other_errors_of_the_device_are_not_taken_for_lack_of_memory(monkeypatch
     collector.begin(prompts)
     with pytest.raises(RuntimeError, match="device-side assert"):
         feed(collector, [block], rows)
+        collector.token_maps("positive")

@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from einops import rearrange
 from torch import Tensor
 
 from ...collect.calls import LayerCall, Rows
@@ -163,7 +162,8 @@ def marking(block: tuple[str, int], inner: Callable[..., Any] | None) -> Callabl
 
 
 def _split(tensor: Tensor, heads: int) -> Tensor:
-    return rearrange(tensor, "b n (h d) -> b h n d", h=heads)
+    """(b, n, h·d) → (b, h, n, d), at every attention: `rearrange` takes four times as long."""
+    return tensor.view(*tensor.shape[:2], heads, -1).transpose(1, 2)
 
 
 def _never_compiled(function: Callable[..., Tensor]) -> Callable[..., Tensor]:

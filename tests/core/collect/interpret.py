@@ -21,15 +21,33 @@ def maps_case(width, dtype):
     some = block(width, 7, 11, 21, batch=2, heads=3, width=width, dtype=dtype)
     lse = fused.row_lse(some.q, some.k, some.scale, None)
     exact = exact_mean(some.q, some.k, some.scale)
-    full, half = (fused.head_mean(some.q, some.k, lse, some.scale, None, half, 77) for half in (False, True))
+    full, half = (
+        fused.split_mean(some.q, some.k, lse, some.scale, None, half).float().sum(1) / fused.map_unit(77)
+        for half in (False, True)
+    )
     cross = tiles.cross_maps(some.cross_q, some.cross_k, some.scale, None, 32)
     exact_cross = exact_mean(some.cross_q, some.cross_k, some.scale)
     return {
         "S fp32": error(full, exact),
-        "S fp16": error(half / fused.half_factor(77), exact),
+        "S fp16": error(half, exact),
         "C": error(cross[..., :21], exact_cross),
         "beyond": float(cross[..., 21:].abs().max()),
     }
+
+
+def whole_case(dtype, half):
+    """Sizes that tiles divide: 256 patches, S kept in full or in half, and keys that are left out of C."""
+    some = block(8, 16, 16, 32, batch=2, heads=2, width=64, dtype=dtype)
+    kept = torch.ones(2, 32, dtype=torch.bool)
+    kept[1, 20:] = False
+    exact = exact_mean(some.q, some.k, some.scale)
+    exact_cross = exact_mean(some.cross_q, some.cross_k, some.scale, kept)
+    cross = tiles.cross_maps(some.cross_q, some.cross_k, some.scale, kept, 32)
+    heads = SelfHeads(some.q, some.k, some.scale)
+    ((_, operator),) = tiles.operators(heads, 2, tiles.Narrow(), half)
+    found = operator.propagate(exact_cross.float(), PAPER)
+    expected = exact_propagation(exact, exact_cross, PAPER)
+    return {"C": error(cross, exact_cross), "propagated": error(found, expected)}
 
 
 def labels_case(dtype, keeping):
@@ -96,13 +114,19 @@ def shapes_case():
     """What the operations give for meta tensors has the shapes and dtypes of what they give for others."""
     some = block(7, 4, 5, 6, width=40, dtype=torch.float16)
     lse = fused.row_lse(some.q, some.k, some.scale, None)
-    maps = fused.head_mean(some.q, some.k, lse, some.scale, None, True, 20)
+    maps = fused.split_mean(some.q, some.k, lse, some.scale, None, True)
     cross = tiles.cross_maps(some.cross_q, some.cross_k, some.scale, None, 16)
+    parts = fused.split(cross)
     calls = [
+        (fused.text_maps, (some.cross_q, some.cross_k, some.scale, None, 16)),
         (fused.row_lse, (some.q, some.k, some.scale, None)),
-        (fused.head_mean, (some.q, some.k, lse, some.scale, None, False, 32)),
-        (fused.apply_map, (maps, cross, cross, 1.0, 0.0, 0, 0)),
-        (fused.stream_map, (some.q, some.k, lse, some.scale, None, cross, cross, 1.0, 0.5, 0, 1)),
+        (fused.head_mean, (some.q, some.k, lse, some.scale, None, 32)),
+        (fused.split_mean, (some.q, some.k, lse, some.scale, None, False)),
+        (fused.split, (cross,)),
+        (fused.apply_map, (maps, parts, cross, 1.0, 0.0, False, 0, 0)),
+        (fused.apply_map, (maps, parts, cross, 1.0, 0.0, True, 0, 0)),
+        (fused.stream_map, (some.q, some.k, lse, some.scale, None, parts, cross, 1.0, 0.5, False, 0, 1)),
+        (fused.stream_map, (some.q, some.k, lse, some.scale, None, parts, cross, 1.0, 0.5, True, 0, 1)),
     ]
     alike = []
     for operation, args in calls:
@@ -117,6 +141,9 @@ def main():
     for name, dtype in DTYPES.items():
         for width in (40, 64, 80, 128, 160):
             cases[f"maps {name} {width}"] = maps_case(width, dtype)
+    for name, dtype in DTYPES.items():
+        for half in (False, True):
+            cases[f"whole {name} {half}"] = whole_case(dtype, half)
     for name, keeping in (("fp32", "full"), ("fp16", "full"), ("fp16", "half"), ("fp16", "none")):
         cases[f"labels {name} {keeping}"] = labels_case(DTYPES[name], keeping)
     for normalise in (False, True):

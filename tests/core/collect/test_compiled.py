@@ -13,8 +13,9 @@ SHARED = {86: 99 * 1024, 90: 227 * 1024, 120: 99 * 1024}
 """Bytes of shared memory that a block may take: GeForce 30, H100, GeForce 50."""
 TYPES = {torch.float16: "fp16", torch.bfloat16: "bf16", torch.float32: "fp32", torch.uint8: "u8"}
 N, HEADS, KEYS, COLUMNS = 4096, 2, 77, 80
-MOST_SPILLED = {"_row_lse_kernel": 16, "_head_mean_kernel": 16, "_stream_kernel": 256, "_apply_kernel": 256}
-"""Bytes that a thread of each kernel may spill, whatever the version of Triton."""
+MOST_SPILLED = 16
+"""Bytes that a thread may spill, whatever the version of Triton."""
+MOST_SPILLED_STREAMING = 256
 
 
 def launches(monkeypatch, dtype, width):
@@ -25,11 +26,18 @@ def launches(monkeypatch, dtype, width):
     )
     q, k = (torch.zeros(1, HEADS, length, width, dtype=dtype) for length in (N, KEYS))
     lse, columns = torch.zeros(1, HEADS, N), torch.zeros(1, N, COLUMNS)
+    parts = fused.split(columns)
+    if dtype != torch.float32:
+        fused.text_maps(q, k, 1.0, None, COLUMNS)
     fused.row_lse(q, q, 1.0, None)
-    fused.head_mean(q, k, lse, 1.0, None, False, COLUMNS)
-    fused.stream_map(q, q, lse, 1.0, None, columns, columns, 1.0, 0.5, 0, 1)
-    for kept in (torch.float32, torch.float16):
-        fused.apply_map(torch.zeros((), dtype=kept).expand(1, N, N), columns, columns, 1.0, 0.5, 0, 1)
+    fused.head_mean(q, k, lse, 1.0, None, COLUMNS)
+    for last in (False, True):
+        fused.stream_map(q, q, lse, 1.0, None, parts, columns, 1.0, 0.5, last, 0, 1)
+        for kept in (1, 2):
+            maps = torch.zeros((), dtype=torch.float16).expand(1, kept, N, N)
+            fused.apply_map(maps, parts, columns, 1.0, 0.5, last, 0, 1)
+    for half in (False, True):
+        fused.split_mean(q, q, lse, 1.0, None, half)
     return seen
 
 
@@ -41,7 +49,7 @@ def compiled(name, given, sizes, capability):
     from scfg_core.collect import kernels
 
     kernel = getattr(kernels, name)
-    options = {key: sizes[key] for key in ("num_warps", "num_stages")}
+    options = {key: sizes[key] for key in ("num_warps", "num_stages") if key in sizes}
     constants = {key: value for key, value in sizes.items() if key not in options}
     types, aligned = {}, {}
     for place, (argument, value) in enumerate(zip(kernel.arg_names, given, strict=False)):
@@ -85,4 +93,4 @@ def test_it_fits_the_card_and_spills_little(monkeypatch, capability, dtype, widt
     for name, given, sizes in launches(monkeypatch, dtype, width):
         shared, spills = compiled(name, given, sizes, capability)
         assert shared <= SHARED[capability], name
-        assert spills <= MOST_SPILLED[name], name
+        assert spills <= (MOST_SPILLED_STREAMING if name == "_stream_kernel" else MOST_SPILLED), name
