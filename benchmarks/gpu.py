@@ -119,7 +119,7 @@ def measure(host: Any, watch: Watch, side: int, images: int, rounds: int) -> lis
         torch.cuda.reset_peak_memory_stats()
         pictures[variant] = [sample(variant, 3) for _ in range(2)]
         parts["peak_bytes"] = torch.cuda.max_memory_allocated() - before
-        parts |= _profiled(lambda count, variant=variant: sample(variant, count), evaluations)
+        parts |= _profiled(lambda count, variant=variant: sample(variant, count), 3)
         parts |= {"wall": statistics.median(walls[variant]), "walls": walls[variant]}
         parts |= {"python": statistics.median(pythons[variant])}
     plain = found["cfg"]

@@ -15,7 +15,7 @@ from .calls import LayerCall, Rows
 from .columns import Needed, kept_keys
 from .operators import SelfHeads
 
-BLOCK_PART = 128
+BLOCK_PART = 96
 """A block waits where its q and k take this part of the budget at most …"""
 
 WAITING_PART = 16

@@ -128,15 +128,20 @@ def test_an_error_of_our_own_costs_the_guidance_and_not_the_picture(sd15, monkey
 
 def test_running_out_of_memory_in_a_middle_step_finishes_with_plain_cfg(sd15, monkeypatch):
     from scfg_core.collect.operators import Product
+    from scfg_core.run.session import Session
 
-    real, calls = Product.propagate, []
+    real, begin, evaluations = Product.propagate, Session.begin, []
+
+    def counted(*args):
+        evaluations.append(args)
+        return begin(*args)
 
     def later_no_memory(*args):
-        calls.append(args)
-        if len(calls) > 10:  # four layers of two rows in the first evaluation pass
+        if len(evaluations) > 1:
             raise torch.cuda.OutOfMemoryError("CUDA out of memory (a test says so)")
         return real(*args)
 
+    monkeypatch.setattr(Session, "begin", counted)
     monkeypatch.setattr(Product, "propagate", later_no_memory)
     guided = scfg(sd15)
     assert torch.isfinite(sample(guided.model, steps=4)).all()
