@@ -10,7 +10,7 @@ import importlib.util
 import logging
 from collections.abc import Iterator, Sequence
 from itertools import groupby
-from typing import Literal, Protocol
+from typing import TYPE_CHECKING, Literal, Protocol
 
 import torch
 from torch import Tensor
@@ -19,6 +19,9 @@ from ..method.attention import head_mean_attention
 from ..precision import compute_dtype
 from .budget import MIB, MemoryBudget
 from .operators import FlashAttention, Operator, RowBlocks, SelfHeads, StoredMap
+
+if TYPE_CHECKING:
+    from .tiles import Keeping
 
 BackendName = Literal["triton", "pytorch"]
 
@@ -123,7 +126,8 @@ class Triton:
         narrow = [run for run in runs if widths[run.start] <= fused.NARROW]
         chosen = tiles.Narrow(narrow[0].start, narrow[0].stop) if len(narrow) == 1 else tiles.Narrow()
         together = budget.images_at_once(len(widths), tiles.map_bytes(n))
-        for images, operator in tiles.operators(heads, together, chosen, tiles.in_half(n)):
+        keeping = tiles.keeping_of(n) if together else "none"
+        for images, operator in tiles.operators(heads, together, chosen, keeping):
             yield images, room, operator
 
 
@@ -142,13 +146,16 @@ def _runs(values: Sequence[int]) -> Iterator[slice]:
 def backend_for(q: Tensor, budget: MemoryBudget) -> Backend:
     """The backend for the q (b, H, n, d) of a layer.
 
-    Decided once for a device, a dtype, a width of heads and a way of keeping S; the first time it waits for the
-    device.
+    Decided once for a device, a dtype, a width of heads, a way of keeping S, and whether n fills whole tiles; the
+    first time it waits for the device.
     """
     if _distrusted or not _has_triton(q.device):
         return PyTorch()
-    keeping = _keeping(q.shape[0], q.shape[2], budget)
-    return Triton() if _proved(q.device, q.dtype, q.shape[3], keeping) else PyTorch()
+    from . import fused
+
+    images, n = q.shape[0], q.shape[2]
+    proved = _proved(q.device, q.dtype, q.shape[3], _keeping(images, n, budget), n % fused.TILE == 0)
+    return Triton() if proved else PyTorch()
 
 
 def distrust(error: Exception) -> None:
@@ -158,16 +165,13 @@ def distrust(error: Exception) -> None:
     logging.warning("S-CFG goes on without its Triton kernels: %r", error)
 
 
-Keeping = Literal["full", "half", "none"]
 _distrusted = False
 
 
-def _keeping(images: int, n: int, budget: MemoryBudget) -> Keeping:
+def _keeping(images: int, n: int, budget: MemoryBudget) -> "Keeping":
     from . import tiles
 
-    if not budget.images_at_once(images, tiles.map_bytes(n)):
-        return "none"
-    return "half" if tiles.in_half(n) else "full"
+    return tiles.keeping_of(n) if budget.images_at_once(images, tiles.map_bytes(n)) else "none"
 
 
 @functools.cache
@@ -178,27 +182,29 @@ def _has_triton(device: torch.device) -> bool:
 
 
 @functools.cache
-def _proved(device: torch.device, dtype: torch.dtype, width: int, keeping: Keeping) -> bool:
+def _proved(device: torch.device, dtype: torch.dtype, width: int, keeping: "Keeping", whole: bool) -> bool:
     try:
-        return agrees(device, dtype, width, keeping)
+        return agrees(device, dtype, width, keeping, whole)
     except Exception as error:  # a compiler, a driver or a card that Triton does not know
         logging.info("S-CFG computes without Triton: %r", error)
         return False
 
 
-def agrees(device: torch.device, dtype: torch.dtype, width: int, keeping: Keeping) -> bool:
-    """Whether the kernels give what PyTorch gives, on small tensors; the global generators stay as they are."""
-    from . import tiles
+def agrees(device: torch.device, dtype: torch.dtype, width: int, keeping: "Keeping", whole: bool) -> bool:
+    """Whether the kernels give what PyTorch gives, on small tensors; the global generators stay as they are.
+
+    whole  with patches that fill whole tiles.
+    """
+    from . import fused, tiles
 
     generator = torch.Generator().manual_seed(0)
-    sides = torch.randn((2, 2, 48, 2 * width), generator=generator).to(device, dtype)
+    sides = torch.randn((2, 2, fused.TILE if whole else 48, 2 * width), generator=generator).to(device, dtype)
     q, k = sides.unflatten(-1, (2, width)).transpose(2, 3)
     scale, budget, weights = width**-0.5, MemoryBudget(MIB, MIB), (0.0, 0.5, 0.5)
     heads = SelfHeads(q, k, scale)
     columns = tiles.cross_maps(q, k[:, :, :21], scale, None, 32)
     expected = head_mean_attention(q, k[:, :, :21], scale=scale, width=32)
-    together = 0 if keeping == "none" else 2
-    ((images, operator),) = tiles.operators(heads, together, tiles.Narrow(), keeping == "half")
+    ((images, operator),) = tiles.operators(heads, 2, tiles.Narrow(), keeping)
     found = [columns, operator.propagate(expected[images], weights)]
     wanted = [expected, StoredMap.made_of(heads, budget).propagate(expected, weights)]
     return all(bool((a - b).abs().max() <= TOLERANCE * b.max()) for a, b in zip(found, wanted, strict=True))

@@ -29,6 +29,9 @@ ALIGNMENT = 16
 NARROW = 16
 """Columns that narrow images have at most; the least that tensor cores take."""
 
+TILE = 128
+"""Patches and keys that are multiples of it fill whole tiles, which need no bounds: none is larger."""
+
 TEXT_KEYS = 128
 """Most keys, in half precision, whose softmax is taken in one tile."""
 
@@ -125,23 +128,22 @@ def split(columns: Tensor) -> Tensor:
 @_operator
 def apply_map(
     maps: Tensor, values: Tensor, base: Tensor, alpha: float, beta: float, last: bool,
-    narrow_from: int, narrow_to: int,
+    narrow_from: int, narrow_to: int, large: bool,
 ) -> Tensor:  # fmt: skip
     """α S Y + β X, split as Y is, or in fp32 where it is the `last` one.
 
     maps of `split_mean`, values Y of `split`, base X (b, n, w) fp32 and contiguous. Of the images from
-    `narrow_from` to `narrow_to` only the first `NARROW` columns are computed.
+    `narrow_from` to `narrow_to` only the first `NARROW` columns are computed. large: in tiles for many patches.
     """
     batch, n, width = base.shape
-    out = base.new_empty((batch, n, width)) if last else torch.empty_like(values)
-    rows, keys, columns, options = apply_tile(maps, width)
-    alpha = alpha / (map_unit(n) * COLUMN_UNIT)
+    result = torch.empty_like(base if last else values)
+    rows, keys, columns, options = apply_tile(n, width, large)
     _launch("_apply_kernel", (_blocks(width, columns), _blocks(n, rows), batch),
-        maps, values, base, out, alpha, beta, COLUMN_UNIT, n, width, narrow_from, narrow_to,
-        BM=rows, BN=keys, BW=columns, NARROW=NARROW, PARTS=maps.shape[1], LAST=last,
-        WHOLE=n % max(rows, keys) == 0, **options,
+        maps, values, base, *((result, values) if last else (base, result)),
+        alpha / (map_unit(n) * COLUMN_UNIT), beta, COLUMN_UNIT, n, width, narrow_from, narrow_to, int(last),
+        BM=rows, BN=keys, BW=columns, NARROW=NARROW, PARTS=maps.shape[1], WHOLE=n % TILE == 0, **options,
     )  # fmt: skip
-    return out
+    return result
 
 
 @_operator
@@ -152,15 +154,16 @@ def stream_map(
     """As `apply_map`, with every tile of S computed from q and k where it is needed: no S in memory."""
     _, heads, n, _ = q.shape
     batch, _, width = base.shape
-    out = base.new_empty((batch, n, width)) if last else torch.empty_like(values)
+    result = torch.empty_like(base if last else values)
     rows, keys, columns, options = stream_tile(q, width)
     unit = map_unit(n)
     _launch("_stream_kernel", (_blocks(width, columns), _blocks(n, rows), batch),
-        q, k, lse, _mask(kept, q), values, base, out, scale * LOG2E, unit, alpha / (unit * COLUMN_UNIT), beta,
-        COLUMN_UNIT, heads, n, k.shape[2], width, narrow_from, narrow_to, *q.stride()[:3], *k.stride()[:3],
-        BM=rows, BN=keys, BW=columns, NARROW=NARROW, LAST=last, MASKED=kept is not None, **_sizes(q), **options,
+        q, k, lse, _mask(kept, q), values, base, *((result, values) if last else (base, result)),
+        scale * LOG2E, unit, alpha / (unit * COLUMN_UNIT), beta, COLUMN_UNIT,
+        heads, n, k.shape[2], width, narrow_from, narrow_to, int(last), *q.stride()[:3], *k.stride()[:3],
+        BM=rows, BN=keys, BW=columns, NARROW=NARROW, MASKED=kept is not None, **_sizes(q), **options,
     )  # fmt: skip
-    return out
+    return result
 
 
 def _head_mean(
@@ -173,7 +176,7 @@ def _head_mean(
         q, k, lse, _mask(kept, q), out, scale * LOG2E, unit, heads, n, k.shape[2], width,
         *q.stride()[:3], *k.stride()[:3],
         BM=rows, BN=columns, PARTS=parts, MASKED=kept is not None,
-        WHOLE=n % rows == k.shape[2] % columns == 0 and width <= k.shape[2], **_sizes(q), **options,
+        WHOLE=n % TILE == k.shape[2] % TILE == 0 and width <= k.shape[2], **_sizes(q), **options,
     )  # fmt: skip
 
 
@@ -233,11 +236,10 @@ def mean_tile(q: Tensor) -> tuple[int, int, dict[str, int]]:
     return 64, 64, _options(4, 3 if size <= 256 else 2)
 
 
-def apply_tile(maps: Tensor, width: int) -> tuple[int, int, int, dict[str, int]]:
+def apply_tile(n: int, width: int, large: bool) -> tuple[int, int, int, dict[str, int]]:
     """Rows, keys, columns and options of `apply_map`."""
-    n = maps.shape[2]
-    rows, columns = (128, 64) if n > 8192 else (64 if n > 64 else 16, 32)
-    return rows, 64, min(columns, max(NARROW, _power_of_2(width))), _options(8 if n > 8192 else 4, 3)
+    rows, columns = (128, 64) if large else (64 if n > 64 else 16, 32)
+    return rows, 64, min(columns, max(NARROW, _power_of_2(width))), _options(8 if large else 4, 3)
 
 
 def stream_tile(q: Tensor, width: int) -> tuple[int, int, int, dict[str, int]]:

@@ -83,17 +83,19 @@ def _two_columns(values, b, keys, columns, n, width):
 
 
 @triton.jit
-def _finish(total, base, out, b, rows, columns, n, width, alpha, beta, unit, LAST: tl.constexpr):
+def _finish(total, base, out, parts, b, rows, columns, n, width, alpha, beta, unit, last):
+    """Write the result, in fp32 where it is the last one, else split."""
     inside = (rows[:, None] < n) & (columns[None, :] < width)
-    at = (b.to(tl.int64) * n + rows[:, None]) * width + columns[None, :]
-    result = alpha * total + beta * tl.load(base + at, mask=inside, other=0.0)
-    if LAST:
-        tl.store(out + at, result, mask=inside)
+    size = n.to(tl.int64) * width
+    at = rows[:, None].to(tl.int64) * width + columns[None, :]
+    result = alpha * total + beta * tl.load(base + b * size + at, mask=inside, other=0.0)
+    if last:
+        tl.store(out + b * size + at, result, mask=inside)
     else:
         high, low = _halves(result * unit)
-        at += b.to(tl.int64) * n * width
-        tl.store(out + at, high, mask=inside)
-        tl.store(out + at + n.to(tl.int64) * width, low, mask=inside)
+        at += 2 * b * size
+        tl.store(parts + at, high, mask=inside)
+        tl.store(parts + at + size, low, mask=inside)
 
 
 # ---- kernels -----------------------------------------------------------------------------------------------
@@ -195,9 +197,8 @@ def _split_kernel(columns, out, unit, size, BLOCK: tl.constexpr):
 
 @triton.jit
 def _apply_tile(
-    maps, values, base, out, b, rows, first, n, width, alpha, beta, unit,
-    BM: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr, PARTS: tl.constexpr, LAST: tl.constexpr,
-    WHOLE: tl.constexpr,
+    maps, values, base, out, parts, b, rows, first, n, width, alpha, beta, unit, last,
+    BM: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr, PARTS: tl.constexpr, WHOLE: tl.constexpr,
 ):  # fmt: skip
     columns = first + tl.arange(0, BW)
     size = n.to(tl.int64) * n
@@ -213,35 +214,35 @@ def _apply_tile(
         if PARTS == 2:
             rest = tl.load(at + size) if WHOLE else tl.load(at + size, mask=inside, other=0.0)
             total = tl.dot(rest, high, total)
-    _finish(total, base, out, b, rows, columns, n, width, alpha, beta, unit, LAST)
+    _finish(total, base, out, parts, b, rows, columns, n, width, alpha, beta, unit, last)
 
 
-@triton.jit(do_not_specialize=["narrow_from", "narrow_to", "alpha", "beta", "unit"])
+@triton.jit(do_not_specialize=["narrow_from", "narrow_to", "alpha", "beta", "unit", "last"])
 def _apply_kernel(
-    maps, values, base, out, alpha, beta, unit, n, width, narrow_from, narrow_to,
+    maps, values, base, out, parts, alpha, beta, unit, n, width, narrow_from, narrow_to, last,
     BM: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr, NARROW: tl.constexpr, PARTS: tl.constexpr,
-    LAST: tl.constexpr, WHOLE: tl.constexpr,
+    WHOLE: tl.constexpr,
 ):  # fmt: skip
     block, b = tl.program_id(0), tl.program_id(2)
     rows = tl.program_id(1) * BM + tl.arange(0, BM)
     if (b >= narrow_from) & (b < narrow_to):
         if block == 0:
             _apply_tile(
-                maps, values, base, out, b, rows, 0, n, width, alpha, beta, unit,
-                BM, BN, NARROW, PARTS, LAST, WHOLE,
+                maps, values, base, out, parts, b, rows, 0, n, width, alpha, beta, unit, last,
+                BM, BN, NARROW, PARTS, WHOLE,
             )  # fmt: skip
     else:
         _apply_tile(
-            maps, values, base, out, b, rows, block * BW, n, width, alpha, beta, unit,
-            BM, BN, BW, PARTS, LAST, WHOLE,
+            maps, values, base, out, parts, b, rows, block * BW, n, width, alpha, beta, unit, last,
+            BM, BN, BW, PARTS, WHOLE,
         )  # fmt: skip
 
 
 @triton.jit
 def _stream_tile(
-    q, k, lse, kept, values, base, out, unit, alpha, beta, column_unit, b, rows, first, heads, n, m, scale, width,
-    sqb, sqh, sqn, skb, skh, skn,
-    D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr, LAST: tl.constexpr,
+    q, k, lse, kept, values, base, out, parts, unit, alpha, beta, column_unit, b, rows, first, heads, n, m, scale,
+    width, last, sqb, sqh, sqn, skb, skh, skn,
+    D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr,
     MASKED: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
     columns = first + tl.arange(0, BW)
@@ -255,30 +256,30 @@ def _stream_tile(
         share, rest = _halves(shares * unit)
         high, low = _two_columns(values, b, keys, columns, m, width)
         total = tl.dot(share, high, tl.dot(share, low, tl.dot(rest, high, total)))
-    _finish(total, base, out, b, rows, columns, n, width, alpha, beta, column_unit, LAST)
+    _finish(total, base, out, parts, b, rows, columns, n, width, alpha, beta, column_unit, last)
 
 
 @triton.jit(
     do_not_specialize=[
-        "heads", "n", "m", "narrow_from", "narrow_to", "scale", "unit", "alpha", "beta", "column_unit",
+        "heads", "n", "m", "narrow_from", "narrow_to", "scale", "unit", "alpha", "beta", "column_unit", "last",
     ]
 )  # fmt: skip
 def _stream_kernel(
-    q, k, lse, kept, values, base, out, scale, unit, alpha, beta, column_unit, heads, n, m, width,
-    narrow_from, narrow_to, sqb, sqh, sqn, skb, skh, skn,
+    q, k, lse, kept, values, base, out, parts, scale, unit, alpha, beta, column_unit, heads, n, m, width,
+    narrow_from, narrow_to, last, sqb, sqh, sqn, skb, skh, skn,
     D: tl.constexpr, BD: tl.constexpr, BM: tl.constexpr, BN: tl.constexpr, BW: tl.constexpr, NARROW: tl.constexpr,
-    LAST: tl.constexpr, MASKED: tl.constexpr, EXACT: tl.constexpr,
+    MASKED: tl.constexpr, EXACT: tl.constexpr,
 ):  # fmt: skip
     block, b = tl.program_id(0), tl.program_id(2)
     rows = tl.program_id(1) * BM + tl.arange(0, BM)
     if (b >= narrow_from) & (b < narrow_to):
         if block == 0:
             _stream_tile(
-                q, k, lse, kept, values, base, out, unit, alpha, beta, column_unit, b, rows, 0, heads, n, m, scale,
-                width, sqb, sqh, sqn, skb, skh, skn, D, BD, BM, BN, NARROW, LAST, MASKED, EXACT,
+                q, k, lse, kept, values, base, out, parts, unit, alpha, beta, column_unit, b, rows, 0, heads, n, m,
+                scale, width, last, sqb, sqh, sqn, skb, skh, skn, D, BD, BM, BN, NARROW, MASKED, EXACT,
             )  # fmt: skip
     else:
         _stream_tile(
-            q, k, lse, kept, values, base, out, unit, alpha, beta, column_unit, b, rows, block * BW, heads, n, m,
-            scale, width, sqb, sqh, sqn, skb, skh, skn, D, BD, BM, BN, BW, LAST, MASKED, EXACT,
+            q, k, lse, kept, values, base, out, parts, unit, alpha, beta, column_unit, b, rows, block * BW, heads,
+            n, m, scale, width, last, sqb, sqh, sqn, skb, skh, skn, D, BD, BM, BN, BW, MASKED, EXACT,
         )  # fmt: skip

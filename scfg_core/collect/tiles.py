@@ -3,6 +3,7 @@
 from abc import abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, replace
+from typing import Literal
 
 from torch import Tensor
 
@@ -10,8 +11,14 @@ from ..precision import full_precision
 from . import fused
 from .operators import Operator, SelfHeads
 
-HALF_FROM = 16 * 1024 * 1024
-"""S of one image is kept in fp16 where it would take more bytes than this in fp32."""
+Keeping = Literal["split", "half", "large", "none"]
+"""How S is kept: as two fp16, as one, as one and applied in large tiles, or not at all."""
+
+SPLIT_TO = 2048
+"""To so many patches S is kept as two fp16 …"""
+
+HALF_TO = 8192
+"""… and to so many it is applied in small tiles."""
 
 
 @dataclass(frozen=True)
@@ -27,14 +34,14 @@ class Narrow:
         return Narrow(first, max(first, min(self.stop, images.stop) - images.start))
 
 
-def in_half(n: int) -> bool:
-    """Whether S of n patches is kept in fp16."""
-    return 4 * n * n > HALF_FROM
+def keeping_of(n: int) -> Keeping:
+    """How S of n patches is kept where there is room for it."""
+    return "split" if n <= SPLIT_TO else "half" if n <= HALF_TO else "large"
 
 
 def map_bytes(n: int) -> int:
     """Bytes of S of one image."""
-    return n * n * (2 if in_half(n) else 4)
+    return n * n * (4 if keeping_of(n) == "split" else 2)
 
 
 def cross_maps(q: Tensor, k: Tensor, scale: float, kept: Tensor | None, width: int) -> Tensor:
@@ -91,13 +98,14 @@ class Tiles(Operator):
 class StoredTiles(Tiles):
     """S in memory, as one fp16 or as two."""
 
-    def __init__(self, heads: SelfHeads, lse: Tensor, narrow: Narrow, half: bool) -> None:
+    def __init__(self, heads: SelfHeads, lse: Tensor, narrow: Narrow, keeping: Keeping) -> None:
         super().__init__(heads, lse, narrow)
+        half, self._large = keeping != "split", keeping == "large"
         self._maps = fused.split_mean(heads.q, self._keys, self._level, heads.scale, self._kept, half)
 
     def apply(self, values: Tensor, base: Tensor, alpha: float, beta: float, last: bool) -> Tensor:
         narrow = self._narrow
-        return fused.apply_map(self._maps, values, base, alpha, beta, last, narrow.first, narrow.stop)
+        return fused.apply_map(self._maps, values, base, alpha, beta, last, narrow.first, narrow.stop, self._large)
 
 
 class StreamedTiles(Tiles):
@@ -107,13 +115,15 @@ class StreamedTiles(Tiles):
         return self._streamed(values, base, alpha, beta, last, self._narrow)
 
 
-def operators(heads: SelfHeads, together: int, narrow: Narrow, half: bool) -> Iterator[tuple[slice, Operator]]:
-    """Operators of `together` images at a time, with their images; of all, without S, where that is 0."""
+def operators(
+    heads: SelfHeads, together: int, narrow: Narrow, keeping: Keeping
+) -> Iterator[tuple[slice, Operator]]:
+    """Operators of `together` images at a time, with their images; of all where no S is kept."""
     heads = replace(heads, q=fused.readable(heads.q), k=fused.readable(heads.k))
     lse = fused.row_lse(heads.q, heads.k, heads.scale, heads.kept)
-    if not together:
+    if keeping == "none":
         yield slice(0, lse.shape[0]), StreamedTiles(heads, lse, narrow)
         return
     for first in range(0, lse.shape[0], together):
         images = slice(first, min(first + together, lse.shape[0]))
-        yield images, StoredTiles(heads[images], lse[images], narrow.within(images), half)
+        yield images, StoredTiles(heads[images], lse[images], narrow.within(images), keeping)

@@ -4,6 +4,7 @@
 """
 
 import json
+from itertools import product
 
 import torch
 from qk import block, error, exact_mean, exact_propagation, labels
@@ -35,8 +36,8 @@ def maps_case(width, dtype):
     }
 
 
-def whole_case(dtype, half):
-    """Sizes that tiles divide: 256 patches, S kept in full or in half, and keys that are left out of C."""
+def whole_case(dtype, keeping):
+    """Sizes that tiles divide: 256 patches, and keys that are left out of C."""
     some = block(8, 16, 16, 32, batch=2, heads=2, width=64, dtype=dtype)
     kept = torch.ones(2, 32, dtype=torch.bool)
     kept[1, 20:] = False
@@ -44,22 +45,21 @@ def whole_case(dtype, half):
     exact_cross = exact_mean(some.cross_q, some.cross_k, some.scale, kept)
     cross = tiles.cross_maps(some.cross_q, some.cross_k, some.scale, kept, 32)
     heads = SelfHeads(some.q, some.k, some.scale)
-    ((_, operator),) = tiles.operators(heads, 2, tiles.Narrow(), half)
+    ((_, operator),) = tiles.operators(heads, 2, tiles.Narrow(), keeping)
     found = operator.propagate(exact_cross.float(), PAPER)
     expected = exact_propagation(exact, exact_cross, PAPER)
     return {"C": error(cross, exact_cross), "propagated": error(found, expected)}
 
 
 def labels_case(dtype, keeping):
-    """Labels of 5 grids of 17×19 against float64, S kept in full, in half, or not at all."""
+    """Labels of 5 grids of 17×19 against float64, by every way of keeping S."""
     changed = patches = 0
     seen: set[int] = set()
     for seed in range(5):
         some = block(seed, 17, 19, 21, width=40, dtype=dtype)
         cross = tiles.cross_maps(some.cross_q, some.cross_k, some.scale, None, 32)
         heads = SelfHeads(some.q, some.k, some.scale)
-        together = 0 if keeping == "none" else 1
-        ((_, operator),) = tiles.operators(heads, together, tiles.Narrow(), keeping == "half")
+        ((_, operator),) = tiles.operators(heads, 1, tiles.Narrow(), keeping)
         found = operator.propagate(cross, PAPER)[..., :21]
         exact = exact_propagation(
             exact_mean(some.q, some.k, some.scale), exact_mean(some.cross_q, some.cross_k, some.scale), PAPER
@@ -82,9 +82,8 @@ def joint_case(normalise, keeping):
     if normalise:
         maps = maps / maps.sum(-1, keepdim=True)
     heads = SelfHeads(some.q, k, some.scale, image, kept, normalise)
-    together = 0 if keeping == "none" else 1
     found = []
-    for _, operator in tiles.operators(heads, together, tiles.Narrow(), False):
+    for _, operator in tiles.operators(heads, 1, tiles.Narrow(), keeping):
         columns = operator.text_columns(text)
         wide = torch.nn.functional.pad(columns, (0, 3))
         found.append(torch.cat((columns, operator.propagate(wide, (0.1, 0.2, 0.7))[..., :13]), -1))
@@ -98,10 +97,9 @@ def narrow_case(keeping):
     cross = tiles.cross_maps(some.cross_q, some.cross_k, some.scale, None, 160)
     heads = SelfHeads(some.q, some.k, some.scale)
     exact = exact_propagation(exact_mean(some.q, some.k, some.scale), cross, PAPER)
-    together = 0 if keeping == "none" else 2
     parts = [
         operator.propagate(cross[images], PAPER)
-        for images, operator in tiles.operators(heads, together, tiles.Narrow(1, 2), False)
+        for images, operator in tiles.operators(heads, 2, tiles.Narrow(1, 2), keeping)
     ]
     found = torch.cat(parts)
     return {
@@ -123,8 +121,8 @@ def shapes_case():
         (fused.head_mean, (some.q, some.k, lse, some.scale, None, 32)),
         (fused.split_mean, (some.q, some.k, lse, some.scale, None, False)),
         (fused.split, (cross,)),
-        (fused.apply_map, (maps, parts, cross, 1.0, 0.0, False, 0, 0)),
-        (fused.apply_map, (maps, parts, cross, 1.0, 0.0, True, 0, 0)),
+        (fused.apply_map, (maps, parts, cross, 1.0, 0.0, False, 0, 0, False)),
+        (fused.apply_map, (maps, parts, cross, 1.0, 0.0, True, 0, 0, True)),
         (fused.stream_map, (some.q, some.k, lse, some.scale, None, parts, cross, 1.0, 0.5, False, 0, 1)),
         (fused.stream_map, (some.q, some.k, lse, some.scale, None, parts, cross, 1.0, 0.5, True, 0, 1)),
     ]
@@ -142,18 +140,19 @@ def main():
         for width in (40, 64, 80, 128, 160):
             cases[f"maps {name} {width}"] = maps_case(width, dtype)
     for name, dtype in DTYPES.items():
-        for half in (False, True):
-            cases[f"whole {name} {half}"] = whole_case(dtype, half)
-    for name, keeping in (("fp32", "full"), ("fp16", "full"), ("fp16", "half"), ("fp16", "none")):
+        for keeping in ("split", "half", "large"):
+            cases[f"whole {name} {keeping}"] = whole_case(dtype, keeping)
+    for name, keeping in (("fp32", "split"), ("fp16", "split"), ("fp16", "half"), ("fp16", "none")):
         cases[f"labels {name} {keeping}"] = labels_case(DTYPES[name], keeping)
     for normalise in (False, True):
-        for keeping in ("full", "none"):
+        for keeping in ("split", "none"):
             cases[f"joint {normalise} {keeping}"] = joint_case(normalise, keeping)
-    for keeping in ("full", "none"):
+    for keeping in ("split", "none"):
         cases[f"narrow {keeping}"] = narrow_case(keeping)
     cases["shapes"] = shapes_case()
-    for keeping in ("full", "half", "none"):
-        cases[f"proof {keeping}"] = {"agrees": agrees(torch.device("cpu"), torch.float16, 64, keeping)}
+    for keeping, whole in product(("split", "half", "large", "none"), (False, True)):
+        agree = agrees(torch.device("cpu"), torch.float16, 64, keeping, whole)
+        cases[f"proof {keeping} {whole}"] = {"agrees": agree}
     print(json.dumps(cases))
 
 

@@ -94,7 +94,7 @@ def card(monkeypatch):
     monkeypatch.setattr(backends.torch.cuda, "get_device_capability", lambda device: state.capability)
     monkeypatch.setattr(backends.importlib.util, "find_spec", lambda name: state.found)
     monkeypatch.setattr(backends, "agrees", agrees)
-    monkeypatch.setattr(backends, "_keeping", lambda *_: "full")
+    monkeypatch.setattr(backends, "_keeping", lambda *_: "split")
     monkeypatch.setattr(backends, "_distrusted", False)
     backends._has_triton.cache_clear()
     backends._proved.cache_clear()

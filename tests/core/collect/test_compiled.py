@@ -31,11 +31,10 @@ def launches(monkeypatch, dtype, width):
         fused.text_maps(q, k, 1.0, None, COLUMNS)
     fused.row_lse(q, q, 1.0, None)
     fused.head_mean(q, k, lse, 1.0, None, COLUMNS)
-    for last in (False, True):
-        fused.stream_map(q, q, lse, 1.0, None, parts, columns, 1.0, 0.5, last, 0, 1)
-        for kept in (1, 2):
-            maps = torch.zeros((), dtype=torch.float16).expand(1, kept, N, N)
-            fused.apply_map(maps, parts, columns, 1.0, 0.5, last, 0, 1)
+    fused.stream_map(q, q, lse, 1.0, None, parts, columns, 1.0, 0.5, False, 0, 1)
+    for kept, large in ((1, False), (2, False), (1, True)):
+        maps = torch.zeros((), dtype=torch.float16).expand(1, kept, N, N)
+        fused.apply_map(maps, parts, columns, 1.0, 0.5, False, 0, 1, large)
     for half in (False, True):
         fused.split_mean(q, q, lse, 1.0, None, half)
     return seen
