@@ -115,6 +115,29 @@ def test_before_the_first_labels_the_given_mask_is_followed(sd15):
     assert set(seen[1].unique().tolist()) == {0.0, 1.0}
 
 
+@pytest.mark.parametrize(("given", "within"), [(1, 3), (2, 4), (4, 2), (3, 1)])
+def test_masks_of_several_images_are_repeated_as_the_host_does(given, within):
+    masks = [torch.rand(count, H, W, generator=torch.Generator().manual_seed(count)) for count in (given, within)]
+    conditioning = set_mask(host.conditioning(B), masks[1])
+    ((_, entry),) = follow_words(conditioning, FollowWords("w1", fallback="mask"), masks[0], 0, 1)
+    images = max(given, within)
+    one, other = (mask.repeat(images // len(mask), 1, 1) for mask in masks)
+    assert torch.equal(entry["mask"].as_subclass(torch.Tensor), one * other)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["set before", "set after"])
+def test_masks_of_numbers_of_images_that_do_not_fit_are_an_error(sd15, after):
+    given, within = torch.ones(2, H, W), torch.ones(3, H, W)
+    message = "expected a given mask of 1 image, or of 3 like the mask of the conditioning, got 2: "
+    with pytest.raises(ValueError, match=message):
+        if after:
+            positive = base(A) + set_mask(following(B, fallback="mask", given=given), within)
+            host.ksample(watching(sd15).model, positive, NEGATIVE, PICTURE)
+        else:
+            conditioning = set_mask(host.conditioning(B), within)
+            follow_words(conditioning, FollowWords("w1", fallback="mask"), given, 0, 1)
+
+
 @pytest.mark.parametrize(("shares", "falls"), [((0.0, 1.0), False), ((0.0, 0.02), True), ((0.98, 1.0), True)])
 def test_a_followed_region_out_of_its_share_falls_back(sd15, shares, falls):
     options = {"min_share": shares[0], "max_share": shares[1], "fallback": "everywhere"}

@@ -111,7 +111,10 @@ def _refuse_bounds(entry: dict) -> None:
 
 
 def static_mask(fallback: Fallback, given: Tensor | None, within: Tensor | None) -> Tensor:
-    """(B, H, W): where the fallback lies, within a mask; of one cell where it is the same everywhere."""
+    """(B, H, W): where the fallback lies, within a mask; of one cell where it is the same everywhere.
+
+    Raises `SettingsError` where the two masks are of numbers of images that do not fit.
+    """
     if fallback == "mask" and given is not None:
         mask = given if given.ndim == 3 else given[None]
         if within is None:
@@ -119,9 +122,21 @@ def static_mask(fallback: Fallback, given: Tensor | None, within: Tensor | None)
         within = within if within.ndim == 3 else within[None]
         size = Grid(*within.shape[-2:])
         values = bilinear(rearrange(mask, "b h w -> b (h w) 1"), Grid(*mask.shape[-2:]), size)
-        return rearrange(values, "b (h w) 1 -> b h w", h=size.h) * within
+        mask, within = _as_many(rearrange(values, "b (h w) 1 -> b h w", h=size.h), within)
+        return mask * within
     value = 1.0 if fallback == "everywhere" else 0.0
     return torch.full((1, 1, 1), value) if within is None else within * value
+
+
+def _as_many(given: Tensor, within: Tensor) -> list[Tensor]:
+    """Two masks (B, H, W) with as many images: the fewer ones repeated, as the host does for a batch."""
+    fewer, images = sorted((len(given), len(within)))
+    if images % fewer:
+        raise SettingsError(
+            f"expected a given mask of 1 image, or of {len(within)} like the mask of the conditioning, "
+            f"got {len(given)}: connect one of these"
+        )
+    return [mask.repeat(images // len(mask), 1, 1) for mask in (given, within)]
 
 
 class Following:
