@@ -75,7 +75,8 @@ def follow_words(
     given       MASK (B, H, W) for the fallback "mask".
     start, end  part of the schedule, 0…1, in which it acts; within what it had before.
 
-    Raises `SettingsError` where the fallback needs a mask that is not given, or a conditioning cannot follow words.
+    Raises `SettingsError` where the fallback needs a mask that is not given, a conditioning cannot follow words, or
+    none of them acts within the range.
     """
     if request.fallback == "mask" and given is None:
         raise SettingsError(
@@ -83,6 +84,8 @@ def follow_words(
         )
     if not start < end:
         raise SettingsError(f"expected start_percent below end_percent, got {start} and {end}: exchange them")
+    if conditioning and (start, end) != (0, 1):
+        _refuse_ranges_apart([_range(entry) for _, entry in conditioning], start, end)
     return [[text, _following(entry, request, given, start, end)] for text, entry in conditioning]
 
 
@@ -100,6 +103,22 @@ def _following(entry: dict, words: FollowWords, given: Tensor | None, start: flo
         changed["start_percent"] = max(start, entry.get("start_percent", 0.0))
         changed["end_percent"] = min(end, entry.get("end_percent", 1.0))
     return changed
+
+
+def _range(entry: Mapping[str, Any]) -> tuple[float, float]:
+    """Part of the schedule, 0…1, in which the host runs a conditioning; hooks on its CLIP narrow it as well."""
+    start, end = entry.get("start_percent", 0.0), entry.get("end_percent", 1.0)
+    return max(start, entry.get("clip_start_percent", 0.0)), min(end, entry.get("clip_end_percent", 1.0))
+
+
+def _refuse_ranges_apart(ranges: Sequence[tuple[float, float]], start: float, end: float) -> None:
+    """Some prompts of a schedule may lie outside the range, but not all of them."""
+    if all(max(start, first) >= min(end, last) for first, last in ranges):
+        theirs = " or ".join(f"{first:g} to {last:g}" for first, last in ranges)
+        raise SettingsError(
+            f"expected a range within which the conditioning acts, {theirs}, got {start:g} to {end:g}: "
+            "change start_percent and end_percent"
+        )
 
 
 def _refuse_bounds(entry: dict) -> None:
