@@ -75,9 +75,12 @@ def indices_of(word: str, prompts: Sequence[Prompt], scope: Scope) -> tuple[int,
 def known_words(words: str, prompts: Sequence[Prompt], scope: Scope = "phrase") -> list[str]:
     """The words and phrases of a list with commas.
 
-    Raises `SettingsError` if the prompts have no known words, or one of these is not in them, or in no phrase.
+    Raises `SettingsError` if the prompts have no words, or none that are known, or one of these is not in them, or
+    in no phrase.
     """
     read = [text for prompt in prompts for text, _ in prompt.words_with_labels()]
+    if not read and prompts and all(any(prompt.texts) for prompt in prompts):
+        raise SettingsError("expected a prompt with words, got an empty one: write some in S-CFG Text Encode")
     if not read:
         raise SettingsError(
             "expected a prompt with known words, got numbered tokens: encode it with S-CFG Text Encode"

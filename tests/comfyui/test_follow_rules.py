@@ -17,6 +17,8 @@ from .test_follow import NEGATIVE, PAIR, PICTURE, A, B, H, W, followed_run
 from .test_lifecycle import fail_at, state
 from .transformers.models import FAMILIES
 
+NO_WORDS = (("<start>", *["<end>"] * 76), (-1,) * 77)
+"""What S-CFG Text Encode says of an empty prompt."""
 HALF = torch.cat([torch.ones(1, H, W // 2), torch.zeros(1, H, W // 2)], dim=2)
 
 
@@ -36,10 +38,22 @@ def set_mask(conditioning, mask, bounds=False, strength=1.0):
     [
         (base(A) + following(B, "zebra"), "expected words of the prompt, got 'zebra': use some of w1, w3"),
         (host.conditioning(A) + following(B), "expected a prompt with known words, got numbered tokens"),
+        (base(A, scfg_words=NO_WORDS) + following(B), "expected a prompt with words, got an empty one: write some"),
+        (
+            base(A, scfg_words=NO_WORDS) + host.conditioning(B) + following(B),
+            "expected a prompt with known words, got numbered tokens",
+        ),
         (following(B), "expected a base prompt beside the one that follows words, got none"),
         (base(A) + following(B, default=True), "expected the base prompt as the default one"),
     ],
-    ids=["word that is not there", "words not known", "no base", "follower as default"],
+    ids=[
+        "word that is not there",
+        "words not known",
+        "no words",
+        "one not known",
+        "no base",
+        "follower as default",
+    ],
 )
 def test_what_cannot_be_followed_is_an_error_before_sampling(sd15, positive, message):
     calls = []

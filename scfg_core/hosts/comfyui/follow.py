@@ -27,6 +27,9 @@ from .prompts import FOLLOW, FOLLOWER, WORDS
 LEAST_ROOM = 1 / 256
 """Weight that followed masks leave a default prompt, which the host would not run without; exact in bf16."""
 
+UNKNOWN = ("",), (-1,)
+"""Texts and words of a prompt that was encoded without them."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -181,8 +184,8 @@ class Following:
                 "expected a base prompt beside the one that follows words, got none: join the two with "
                 "Conditioning Combine"
             )
-        named = [entry[WORDS] for entry in entries if WORDS in entry]
-        prompts = [Prompt.plain("cond", len(texts), (), texts, words) for texts, words in named]
+        described = [entry.get(WORDS, UNKNOWN) for entry in entries]
+        prompts = [Prompt.plain("cond", len(texts), (), texts, words) for texts, words in described]
         for conditionings in conds.values():
             for entry in conditionings:
                 if FOLLOW in entry:
