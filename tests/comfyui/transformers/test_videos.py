@@ -1,4 +1,4 @@
-"""S-CFG Token Mask on the run of a video: one mask per frame, each as large as that of an image."""
+"""The run of a video in nodes: one mask per frame, as large as that of an image; frames behind their regions."""
 
 import importlib
 
@@ -73,3 +73,25 @@ def test_nothing_of_a_frame_reaches_the_next_one(mask_of, record, monkeypatch):
         for feather in (0, 24):
             means = mask_of(mode, feather=feather).view(IMAGES, FRAMES, -1)
             assert means[:, [0, 2]].max() == 0 and means[:, 1].min() > 0.9
+
+
+def test_the_preview_has_the_frames_where_the_regions_have_them(record):
+    last = record.evaluations[-1]
+    assert last.grid.frames == FRAMES
+    assert last.preview.shape == (IMAGES, 3, FRAMES * H, W)
+    frames = last.preview.split(H, dim=2)
+    assert not torch.equal(frames[0], frames[1]), "nothing to see: two frames are one"
+
+
+@pytest.mark.parametrize("shown", [FRAMES, 4 * FRAMES - 3], ids=["as in the latent", "as decoded"])
+def test_the_frames_of_an_image_lie_behind_their_regions(pack, record, monkeypatch, shown):
+    node = importlib.import_module(f"{pack.__name__}.nodes.segmentation")
+    bases = []
+    monkeypatch.setattr(node, "segmentation", lambda run, base, **_: bases.append(base) or base)
+    monkeypatch.setattr(node, "view", lambda cls, run, draw: draw())
+    video = torch.arange(IMAGES * shown)[:, None, None, None].expand(-1, 8, 8, 3) / 255
+    node.SCFGSegmentation.execute(record, node.ONE, -1, 1, node.NOTHING, image=video)
+    (base,) = bases
+    assert base.shape == (FRAMES * 8, 8, 3)
+    step = shown // FRAMES
+    assert base[::8, 0, 0].tolist() == [shown, shown + step, shown + 2 * step]
