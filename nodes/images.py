@@ -75,6 +75,19 @@ def as_array(image: Tensor, index: int) -> np.ndarray:
     return (image[min(index, len(image) - 1), ..., :3].clamp(0, 1) * 255).round().byte().cpu().numpy()
 
 
+def frames_at(image: Tensor, index: int, run: Run) -> np.ndarray:
+    """What lies behind the regions of one image of a run, RGB uint8.
+
+    Of a video, whose IMAGE is (B·F, H, W, 3): as many frames as the latent has, one below the other.
+    """
+    last = run.evaluations[-1]
+    if last.frames == 1:
+        return as_array(image, index)
+    shown = max(1, len(image) // len(last.labels))
+    places = [index * shown + frame * shown // last.frames for frame in range(last.frames)]
+    return np.concatenate([as_array(image, place) for place in places])
+
+
 def active(run: Run) -> Run:
     """The run. Raises `ScfgError` if S-CFG was inactive, with the reason and the remedy."""
     if not run.evaluations:

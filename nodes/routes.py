@@ -27,7 +27,7 @@ def add_routes() -> None:
 
 async def _subscribe(request: web.Request) -> web.Response:
     """{client: text, interval: seconds or null}."""
-    body = await request.json()
+    body = await _object_in(request)
     client, interval = body.get("client"), body.get("interval")
     is_number = isinstance(interval, int | float) and not isinstance(interval, bool)
     if not isinstance(client, str) or not (is_number or interval is None):
@@ -38,7 +38,7 @@ async def _subscribe(request: web.Request) -> web.Response:
 
 async def _runs(request: web.Request) -> web.Response:
     """{prompt: id of a queued prompt, known: ids of runs that the page has} → {runs: […]}, see `runs_of`."""
-    body = await request.json()
+    body = await _object_in(request)
     number, known = body.get("prompt"), body.get("known")
     if not isinstance(number, str) or not isinstance(known, list):
         return web.Response(status=400, text="expected {prompt: text, known: list of texts}")
@@ -47,6 +47,15 @@ async def _runs(request: web.Request) -> web.Response:
         return web.json_response({"runs": []})
     text = await asyncio.to_thread(lambda: json.dumps({"runs": runs_of(prompt, known)}))
     return web.Response(text=text, content_type="application/json")
+
+
+async def _object_in(request: web.Request) -> dict[str, Any]:
+    """The JSON object of a body; an empty one where the body is something else."""
+    try:
+        body = await request.json()
+    except ValueError:
+        return {}
+    return body if isinstance(body, dict) else {}
 
 
 def runs_of(prompt: QueuedPrompt, known: Collection[str]) -> list[dict[str, Any]]:

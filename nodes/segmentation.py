@@ -9,7 +9,7 @@ from ..views.canvas import Picture
 from ..views.segmentation import base_of
 from .common import schema
 from .errors import told
-from .images import as_array, batch_input, evaluation_at, image_at, result_input, step_input, view
+from .images import batch_input, evaluation_at, frames_at, image_at, result_input, step_input, view
 
 SHEET, ONE = "all steps", "one step"
 REGIONS, FOLLOWED = "regions", "followed words"
@@ -63,7 +63,7 @@ class SCFGSegmentation(io.ComfyNode):
     ) -> io.NodeOutput:
         def drawn() -> Picture:
             image_index = image_at(result, batch_index)
-            base = None if image is None else as_array(image, image_index)
+            base = None if image is None else frames_at(image, image_index, result)
             index = None if show == SHEET else evaluation_at(result, step)
             if base is None and index is not None and under == STEP_PREVIEW:
                 base = base_of(result.evaluations[index], image_index)

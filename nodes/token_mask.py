@@ -1,6 +1,7 @@
 """S-CFG Token Mask: where words are, as a mask for other nodes."""
 
 from comfy_api.latest import io
+from einops import rearrange
 from torch import Tensor
 
 from ..scfg_core import Grid, Segmentation, TokenMaps
@@ -72,7 +73,12 @@ class SCFGTokenMask(io.ComfyNode):
                     "with its adjectives. word: the word alone.",
                 ),
             ],
-            outputs=[io.Mask.Output(display_name="mask", tooltip="One mask per image of the batch.")],
+            outputs=[
+                io.Mask.Output(
+                    display_name="mask",
+                    tooltip="One mask per image of the batch; of videos, per frame of the latent.",
+                )
+            ],
         )
 
     @classmethod
@@ -105,21 +111,23 @@ def token_mask(
     image: Tensor | None,
     scope: Scope = SCOPES[0],
 ) -> Tensor:
-    """MASK (B, H, W) in 0…1. Raises `ScfgError` if S-CFG was inactive, a word is not in the prompt, or a step has
-    no soft maps.
+    """MASK (B, H, W) in 0…1; of T frames (B·T, H, W), those of an image one after the other.
+
+    Raises `ScfgError` if S-CFG was inactive, a word is not in the prompt, or a step has no soft maps.
     """
     known = known_words(words, active(run).prompts, scope if mode == HARD else "word")
-    size = _size(run, image)
     index = evaluation_at(run, step) if over == ONE else None
     if mode == HARD:
         found = _mean_scores(run) if index is None else _segmentation(run, index, scope)
+        size = _size(run, image, found.grid.frames)
         mask = word_mask(found, run.prompts, known, size, scope=scope, min_region=run.min_region)
     else:
         scores = _mean_scores(run) if index is None else _soft_maps(run, index)
+        size = _size(run, image, scores.grid.frames)
         wanted = sorted({label for word in known for label in labels_of(word, run.prompts)})
         mask = soft_mask(scores, wanted, size)
         mask = stretch(mask) if mode == STRETCHED else mask
-    return feather(mask, radius)
+    return feather(rearrange(mask, "b (t h) w -> (b t) h w", t=size.frames), radius)
 
 
 def _mean_scores(run: Run) -> TokenMaps:
@@ -145,13 +153,14 @@ def _segmentation(run: Run, index: int, scope: Scope) -> Segmentation | TokenMap
     """The regions of an evaluation; its soft maps, where it has them, tell those of phrases more exactly."""
     evaluation = run.evaluations[index]
     scores = evaluation.soft_maps() if scope == "phrase" else None
-    return scores or Segmentation(evaluation.labels, evaluation.foreground)
+    return scores or Segmentation(evaluation.labels, evaluation.foreground, frames=evaluation.frames)
 
 
-def _size(run: Run, image: Tensor | None) -> Grid:
+def _size(run: Run, image: Tensor | None, frames: int) -> Grid:
+    """Pixels of the masks of an image, its frames one below the other."""
     if image is not None:
-        return Grid(image.shape[1], image.shape[2])
+        return Grid(frames * image.shape[1], image.shape[2], frames)
     if run.fingerprint is None:
         raise ScfgError("expected a finished run, got one that is still sampling: connect S-CFG Result")
     height, width = run.fingerprint.shape[-2:]
-    return Grid(height * LATENT_CELL, width * LATENT_CELL)
+    return Grid(frames * height * LATENT_CELL, width * LATENT_CELL, frames)

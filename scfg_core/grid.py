@@ -21,7 +21,7 @@ from .precision import compute_dtype
 class Grid:
     """`h` rows by `w` columns of patches; patch (y, x) is token y·w + x.
 
-    frames: how many images lie one below the other in the rows; only smoothing has to know.
+    frames: how many images lie one below the other in the rows; smoothing, resizing and masks keep them apart.
     """
 
     h: int
@@ -37,6 +37,11 @@ class Grid:
     @property
     def area(self) -> int:
         return self.h * self.w
+
+    @property
+    def frame(self) -> "Grid":
+        """The grid of one frame."""
+        return Grid(self.h // self.frames, self.w)
 
     def __str__(self) -> str:
         return f"{self.h}×{self.w}"
@@ -69,9 +74,15 @@ def patch_mean(values: Tensor, grid: Grid) -> Tensor:
 
 
 def bilinear(maps: Tensor, source: Grid, target: Grid) -> Tensor:
-    """Bring token maps (b, source.area, t) to (b, target.area, t), bilinear, align_corners=False, by size."""
+    """Bring token maps (b, source.area, t) to (b, target.area, t), bilinear, align_corners=False, by size.
+
+    Frames, as many in both grids, are kept apart.
+    """
     if source == target:
         return maps
+    if target.frames > 1:
+        apart = rearrange(maps, "b (f s) t -> (b f) s t", f=target.frames)
+        return rearrange(bilinear(apart, source.frame, target.frame), "(b f) s t -> b (f s) t", f=target.frames)
     image = maps.mT.unflatten(2, (source.h, source.w))
     image = F.interpolate(image, size=(target.h, target.w), mode="bilinear", align_corners=False)
     return image.flatten(2).mT

@@ -62,6 +62,7 @@ class Segmentation:
     has_foreground  (B,) bool: False where START did not separate a foreground.
     scores          (B, h·w, K) Ĉ from which the labels were taken, and score_labels: the labels of its K columns in
                     order, one sequence per prompt entry.
+    frames          how many lie one below the other in the rows h (`Grid`).
     """
 
     labels: Tensor
@@ -71,6 +72,7 @@ class Segmentation:
     has_foreground: Tensor | None = None
     scores: Tensor | None = None
     score_labels: tuple[tuple[int, ...], ...] = ()
+    frames: int = 1
 
     def __post_init__(self) -> None:
         if self.labels.ndim != 3 or self.labels.shape != self.foreground.shape:
@@ -82,7 +84,7 @@ class Segmentation:
 
     @property
     def grid(self) -> Grid:
-        return Grid(self.labels.shape[1], self.labels.shape[2])
+        return Grid(self.labels.shape[1], self.labels.shape[2], self.frames)
 
     def count_labels(self) -> int:
         """`num_labels`, or one above the highest label."""
@@ -155,6 +157,7 @@ def segment_entries(
         has_foreground=has_foreground,
         scores=scores[0] if len(scores) == 1 else torch.cat(scores, dim=-1),
         score_labels=tuple(entry.prompt.owner_labels for entry in positive),
+        frames=grid.frames,
     )
 
 

@@ -36,6 +36,7 @@ class Evaluation:
     soft            (B, h·w, K) fp16 token maps Ĉ, only where they are asked for; soft_labels: the labels of its
                     columns, one sequence per prompt entry.
     followed        (F, B, h, w) mean of the masks that followed words and acted, in the order of `Run.followed`.
+    frames          how many lie one below the other in the rows h (`Grid`).
     """
 
     index: int
@@ -52,6 +53,7 @@ class Evaluation:
     soft: Tensor | None = None
     soft_labels: tuple[tuple[int, ...], ...] = ()
     followed: Tensor | None = None
+    frames: int = 1
 
     def soft_maps(self) -> TokenMaps | None:
         """Ĉ (B, h·w, K) of all labels up to the highest that has any; None where they were not kept."""
@@ -62,7 +64,7 @@ class Evaluation:
 
     @property
     def grid(self) -> Grid:
-        return Grid(self.labels.shape[1], self.labels.shape[2])
+        return Grid(self.labels.shape[1], self.labels.shape[2], self.frames)
 
     def read(self) -> "Evaluation":
         """The same on the CPU, with sigma as a number."""
@@ -140,6 +142,7 @@ def _evaluations(observations: Sequence[Observation]) -> list[Evaluation]:
             soft=seen.soft,
             soft_labels=() if seen.soft is None else seen.segmentation.score_labels,
             followed=torch.stack([patch_mean(mask, grid) for mask in seen.followed]) if seen.followed else None,
+            frames=seen.segmentation.frames,
         )
         for seen, compact, (classifier, rescaled, diffusion, mean_ratio) in zip(
             observations, labels, means, strict=True

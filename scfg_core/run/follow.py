@@ -120,7 +120,7 @@ class Follower:
         if not self._regions or self._allowed is None or len(self._allowed) != images:
             return fallback.expand(images, -1, -1)
         frames = rearrange(self._blended(), "b (t h) w -> (b t) h w", t=latent.frames)
-        frames = self._enlarged(frames, Grid(latent.h // latent.frames, latent.w))
+        frames = self._enlarged(frames, latent.frame)
         if self.request.mode == "stretched":
             whole = rearrange(frames, "(b t) h w -> b (t h) w", t=latent.frames)
             frames = rearrange(stretch(whole), "b (t h) w -> (b t) h w", t=latent.frames)

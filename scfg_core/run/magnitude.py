@@ -35,4 +35,4 @@ def magnitude_patches(images: int, latent: Grid, device: torch.device) -> Segmen
     """The patches of a latent as a segmentation of one label; per frame, where it has several."""
     rows, columns = -(-(latent.h // latent.frames) // PATCH) * latent.frames, -(-latent.w // PATCH)
     labels = torch.zeros((images, rows, columns), dtype=torch.int64, device=device)
-    return Segmentation(labels, torch.ones_like(labels, dtype=torch.bool), num_labels=1)
+    return Segmentation(labels, torch.ones_like(labels, dtype=torch.bool), num_labels=1, frames=latent.frames)

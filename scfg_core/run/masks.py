@@ -17,7 +17,10 @@ from ..method.segment import UNOWNED
 
 
 def soft_mask(scores: TokenMaps, wanted: Sequence[int], size: Grid) -> Tensor:
-    """(B, size.h, size.w) fp32 in 0…1: Σ of the wanted tokens' Ĉ over Σ of all, brought to `size` bilinearly."""
+    """(B, size.h, size.w) fp32 in 0…1: Σ of the wanted tokens' Ĉ over Σ of all, brought to `size` bilinearly.
+
+    Frames, as many in `size` as in the scores, are kept apart.
+    """
     values = scores.values.float()
     total = values.sum(dim=-1, keepdim=True)
     part = values[..., list(wanted)].sum(dim=-1, keepdim=True)
@@ -31,11 +34,15 @@ def stretch(mask: Tensor) -> Tensor:
     return torch.where(high > low, (mask - low) / (high - low), 0.0)
 
 
-def drop_small_parts(mask: Tensor, share: float) -> Tensor:
+def drop_small_parts(mask: Tensor, share: float, frames: int = 1) -> Tensor:
     """The mask (B, h, w) bool without parts, then holes, of fewer than `share`·h·w patches that touch by an edge.
 
     The largest part of an image always stays, and so does the largest of what is left. No wait for the device.
+    Of several frames, one below the other in the rows h, each is an image.
     """
+    if frames > 1:
+        apart = rearrange(mask, "b (f h) w -> (b f) h w", f=frames)
+        return rearrange(drop_small_parts(apart, share), "(b f) h w -> b (f h) w", f=frames)
     return ~_without_small(~_without_small(mask, share), share)
 
 

@@ -25,7 +25,7 @@ he she it they we you i his her hers its their my our your this these those ther
 FUNCTION_WORDS = ARTICLES | JOINING | frozenset(_OTHERS.split())
 """English words that say how others belong together, and name nothing themselves."""
 
-SEPARATORS = frozenset(",;.:!?|/\n…—–，、。；：！？·")
+SEPARATORS = frozenset(",;.:!?|/…—–，、。；：！？·")
 """Marks that end a part of a prompt."""
 
 MIN_TAGS = 3

@@ -54,6 +54,7 @@ def word_mask(
     found       one evaluation's segmentation, or scores Ĉ (B, n, K) with a column per label (`Run.mean_scores`).
     prompts     the positive entries, in label order.
     scope       what wins: the whole "phrase" that has the word, among all phrases, or the "word" among all tokens.
+    size        of the mask, with as many frames as `found`.
     min_region  share of the image, 0…1: smaller parts and holes are dropped (`drop_small_parts`); 0 = none.
 
     Nothing here waits for the device. A word that is not in the prompts, or in no phrase, owns nothing.
@@ -62,7 +63,7 @@ def word_mask(
     wanted = [index for word in words for index in indices_of(word, prompts, scope)]
     mask = value_of_region(regions, dict.fromkeys(wanted, 1.0), other=0.0)
     if min_region > 0:
-        mask = drop_small_parts(mask > 0, min_region).float()
+        mask = drop_small_parts(mask > 0, min_region, size.frames).float()
     return nearest(mask, size)
 
 
@@ -74,9 +75,12 @@ def indices_of(word: str, prompts: Sequence[Prompt], scope: Scope) -> tuple[int,
 def known_words(words: str, prompts: Sequence[Prompt], scope: Scope = "phrase") -> list[str]:
     """The words and phrases of a list with commas.
 
-    Raises `SettingsError` if the prompts have no known words, or one of these is not in them, or in no phrase.
+    Raises `SettingsError` if the prompts have no words, or none that are known, or one of these is not in them, or
+    in no phrase.
     """
     read = [text for prompt in prompts for text, _ in prompt.words_with_labels()]
+    if not read and prompts and all(any(prompt.texts) for prompt in prompts):
+        raise SettingsError("expected a prompt with words, got an empty one: write some in S-CFG Text Encode")
     if not read:
         raise SettingsError(
             "expected a prompt with known words, got numbered tokens: encode it with S-CFG Text Encode"

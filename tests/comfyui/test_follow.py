@@ -4,7 +4,7 @@ import numpy as np
 import pytest
 import torch
 
-from scfg_core import Note, Settings
+from scfg_core import Note, Settings, SettingsError
 from scfg_core.hosts.comfyui import follow_words
 from scfg_core.run.follow import FollowWords
 
@@ -130,6 +130,23 @@ def test_following_only_in_its_part_of_the_schedule(sd15):
 def test_following_within_a_range_that_the_conditioning_had():
     (_, entry), *_ = following(B, start=0.2, end=0.9, start_percent=0.5, end_percent=1.0)
     assert (entry["start_percent"], entry["end_percent"]) == (0.5, 0.9)
+
+
+def test_a_range_that_does_not_meet_that_of_the_conditioning_is_an_error():
+    message = "expected a range within which the conditioning acts, 0.5 to 1, got 0 to 0.3: "
+    for own in ({"start_percent": 0.5}, {"clip_start_percent": 0.5, "clip_end_percent": 1.0}):
+        with pytest.raises(SettingsError, match=message):
+            following(B, start=0.0, end=0.3, **own)
+
+
+def test_of_scheduled_prompts_only_those_in_the_range_follow(sd15):
+    """Two prompts, one after the other; the range of the words lies in the first."""
+    scheduled = host.conditioning(B, end_percent=0.5) + host.conditioning(C, start_percent=0.5)
+    made = follow_words(scheduled, FollowWords(OWNERS), None, 0.0, 0.4)
+    _, probe, run, _ = followed_run(sd15, base(A) + made, steps=6)
+    assert Note.NOT_FOLLOWED.text not in run.line
+    rows = [sum(len(call.x) for call in evaluation.calls) for evaluation in probe.evaluations]
+    assert (max(rows), rows[-1]) == (3, 2)
 
 
 def test_following_with_a_control_net_on_the_region(sd15):

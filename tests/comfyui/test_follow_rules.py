@@ -17,6 +17,8 @@ from .test_follow import NEGATIVE, PAIR, PICTURE, A, B, H, W, followed_run
 from .test_lifecycle import fail_at, state
 from .transformers.models import FAMILIES
 
+NO_WORDS = (("<start>", *["<end>"] * 76), (-1,) * 77)
+"""What S-CFG Text Encode says of an empty prompt."""
 HALF = torch.cat([torch.ones(1, H, W // 2), torch.zeros(1, H, W // 2)], dim=2)
 
 
@@ -36,10 +38,22 @@ def set_mask(conditioning, mask, bounds=False, strength=1.0):
     [
         (base(A) + following(B, "zebra"), "expected words of the prompt, got 'zebra': use some of w1, w3"),
         (host.conditioning(A) + following(B), "expected a prompt with known words, got numbered tokens"),
+        (base(A, scfg_words=NO_WORDS) + following(B), "expected a prompt with words, got an empty one: write some"),
+        (
+            base(A, scfg_words=NO_WORDS) + host.conditioning(B) + following(B),
+            "expected a prompt with known words, got numbered tokens",
+        ),
         (following(B), "expected a base prompt beside the one that follows words, got none"),
         (base(A) + following(B, default=True), "expected the base prompt as the default one"),
     ],
-    ids=["word that is not there", "words not known", "no base", "follower as default"],
+    ids=[
+        "word that is not there",
+        "words not known",
+        "no words",
+        "one not known",
+        "no base",
+        "follower as default",
+    ],
 )
 def test_what_cannot_be_followed_is_an_error_before_sampling(sd15, positive, message):
     calls = []
@@ -113,6 +127,29 @@ def test_before_the_first_labels_the_given_mask_is_followed(sd15):
     host.ksample(plain.on(sd15), base(A) + host.conditioning(B, mask=given), NEGATIVE, PICTURE)
     assert torch.equal(seen[0], plain.seen()[0]), "as the host brings a mask to the latent"
     assert set(seen[1].unique().tolist()) == {0.0, 1.0}
+
+
+@pytest.mark.parametrize(("given", "within"), [(1, 3), (2, 4), (4, 2), (3, 1)])
+def test_masks_of_several_images_are_repeated_as_the_host_does(given, within):
+    masks = [torch.rand(count, H, W, generator=torch.Generator().manual_seed(count)) for count in (given, within)]
+    conditioning = set_mask(host.conditioning(B), masks[1])
+    ((_, entry),) = follow_words(conditioning, FollowWords("w1", fallback="mask"), masks[0], 0, 1)
+    images = max(given, within)
+    one, other = (mask.repeat(images // len(mask), 1, 1) for mask in masks)
+    assert torch.equal(entry["mask"].as_subclass(torch.Tensor), one * other)
+
+
+@pytest.mark.parametrize("after", [False, True], ids=["set before", "set after"])
+def test_masks_of_numbers_of_images_that_do_not_fit_are_an_error(sd15, after):
+    given, within = torch.ones(2, H, W), torch.ones(3, H, W)
+    message = "expected a given mask of 1 image, or of 3 like the mask of the conditioning, got 2: "
+    with pytest.raises(ValueError, match=message):
+        if after:
+            positive = base(A) + set_mask(following(B, fallback="mask", given=given), within)
+            host.ksample(watching(sd15).model, positive, NEGATIVE, PICTURE)
+        else:
+            conditioning = set_mask(host.conditioning(B), within)
+            follow_words(conditioning, FollowWords("w1", fallback="mask"), given, 0, 1)
 
 
 @pytest.mark.parametrize(("shares", "falls"), [((0.0, 1.0), False), ((0.0, 0.02), True), ((0.98, 1.0), True)])

@@ -1,5 +1,8 @@
 """A whole ComfyUI server: the pack found under any folder name, workflows posted, pictures looked at."""
 
+import urllib.error
+import urllib.request
+
 import numpy as np
 import pytest
 
@@ -93,6 +96,15 @@ def test_a_client_that_asks_gets_every_step_at_the_end(server):
     assert [frame["index"] for frame in run.frames] == [0, 1, 2, 3]
     assert {frame["node"] for frame in run.frames} == {"5"}
     assert all(abs(sum(word["area"] for word in frame["words"]) - 1) < 1e-6 for frame in run.frames)
+
+
+@pytest.mark.parametrize("path", ["/scfg/live", "/scfg/runs"])
+@pytest.mark.parametrize("body", [b"[]", b"3", b"null", b"{", b"", b"\xff"])
+def test_a_body_that_is_no_object_is_refused_with_a_sentence(server, path, body):
+    with pytest.raises(urllib.error.HTTPError) as refused:
+        urllib.request.urlopen(urllib.request.Request(server.url + path, body), timeout=60)
+    assert refused.value.code == 400
+    assert refused.value.read().startswith(b"expected {")
 
 
 def test_every_run_is_logged_in_one_line(compared, server):

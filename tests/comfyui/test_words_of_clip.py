@@ -3,10 +3,12 @@
 import pytest
 import torch
 
-from scfg_core import Prompt, labels_of, parse_weights
+from scfg_core import Prompt, SettingsError, labels_of, parse_weights
 from scfg_core.hosts.comfyui.prompts import START_TOKENS, WORDS
 from scfg_core.run.evaluation import Evaluation
+from scfg_core.run.phrases import SEPARATORS, phrases_of
 from scfg_core.run.record import Run
+from scfg_core.run.regions import known_words
 from views import owners_of, segmentation
 from views.palette import END, PADDING, START
 
@@ -61,6 +63,19 @@ def words_of(prompt: Prompt) -> list[str]:
 
 def legend_of(prompt: Prompt) -> dict[str, tuple[int, ...]]:
     return {owner.text: owner.labels for owner in owners_of(Run(prompts=[prompt]))[:-1]}
+
+
+def test_an_empty_prompt_is_not_one_whose_words_are_unknown(prompt_of):
+    with pytest.raises(SettingsError, match="expected a prompt with words, got an empty one: write some"):
+        known_words("cat", [prompt_of("")])
+    with pytest.raises(SettingsError, match="expected a prompt with known words, got numbered tokens"):
+        known_words("cat", [prompt_of(""), Prompt.plain("cond", CHUNK)])
+
+
+@pytest.mark.parametrize("mark", sorted(SEPARATORS))
+def test_every_separator_reaches_the_words_of_a_prompt(prompt_of, mark):
+    found = phrases_of([prompt_of(f"red star{mark} blue moon")])
+    assert [phrase.text for phrase in found] == ["red star", "blue moon"]
 
 
 @pytest.mark.parametrize(

@@ -10,10 +10,11 @@ CAT_ON_SOFA = [Prompt.plain("cond", 4, (0,), ("<start>", "cat", "on", "sofa"), (
 NOWHERE = torch.zeros(1, 1, 1)
 
 
-def segmentation(labels, finite=None, scores=None):
+def segmentation(labels, finite=None, scores=None, frames=1):
     labels = torch.tensor(labels)
     score_labels = ((0, 1, 2, 3),)
-    return Segmentation(labels, torch.ones_like(labels, dtype=torch.bool), 4, finite, None, scores, score_labels)
+    foreground = torch.ones_like(labels, dtype=torch.bool)
+    return Segmentation(labels, foreground, 4, finite, None, scores, score_labels, frames)
 
 
 def follower(words="cat", **options):
@@ -81,6 +82,14 @@ def test_frames_are_followed_one_by_one(mode):
     mask = mask_of(one, size=Grid(16, 8, frames=2))
     assert torch.all(mask[:, :8] > 0.7)
     assert torch.all(mask[:, 8:] == 0)
+
+
+def test_small_parts_that_touch_across_frames_are_dropped():
+    one = Follower(FollowWords("cat"), min_region=0.3)
+    one.update(segmentation([[[1, 1], [0, 1], [0, 1], [1, 1]]], frames=2), CAT_ON_SOFA)
+    assert mask_of(one, size=Grid(4, 2, frames=2)).sum() == 6
+    one.update(segmentation([[[1, 1, 0, 0], [0, 0, 0, 1], [0, 0, 0, 1], [1, 1, 0, 0]]], frames=2), CAT_ON_SOFA)
+    assert mask_of(one, size=Grid(4, 4, frames=2))[0, 1:3].sum() == 0
 
 
 def test_another_number_of_images_begins_anew():

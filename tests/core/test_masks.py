@@ -21,6 +21,13 @@ def test_all_words_together_have_everything_and_a_patch_of_nobody_has_nothing():
     assert torch.equal(soft_mask(maps, [0, 1], Grid(1, 2)), torch.tensor([[[1.0, 0.0]]]))
 
 
+def test_a_soft_mask_keeps_frames_apart():
+    frames = [[[1.0, 3.0], [0.0, 4.0]], [[4.0, 0.0], [4.0, 0.0]]]
+    one_by_one = [soft_mask(scores(frame, 2, 1), [1], Grid(6, 3)) for frame in frames]
+    maps = TokenMaps(torch.tensor(frames).reshape(1, 4, 2), Grid(4, 1, frames=2), renormalised=True)
+    assert torch.equal(soft_mask(maps, [1], Grid(12, 3, frames=2)), torch.cat(one_by_one, dim=1))
+
+
 def test_labels_of_summed_scores():
     maps = scores([[1.0, 3.0], [2.0, 2.0], [0.0, 0.0]], 1, 3)
     assert labels_of_scores(maps).tolist() == [[[1, 0, -1]]]

@@ -183,6 +183,17 @@ def test_nothing_is_dropped_without_a_share_and_a_small_mask_keeps_its_largest_p
     assert cleaned.sum() == 2 and not cleaned[0, 9, 9]
 
 
+def test_parts_that_touch_across_frames_are_two():
+    """Two frames of 4×4: one patch at the bottom of the first lies above three of the second."""
+    labels = torch.zeros(1, 8, 4, dtype=torch.int64)
+    labels[0, 3:7, 3] = 2
+    labels[0, :2, :2] = 2
+    read = prompt("a star")
+    found = Segmentation(labels, labels >= 0)
+    kept = word_mask(found, [read], ["star"], Grid(8, 4, frames=2), scope="word", min_region=0.1)
+    assert kept[0, 3].sum() == 0 and kept.sum() == 7
+
+
 def test_a_phrase_of_an_inactive_entry_owns_nothing():
     prompts = number_labels([prompt("a star"), prompt("a cat")])
     values, (columns, _) = scores_of([prompts[0], replace(prompts[0], first_label=0)])

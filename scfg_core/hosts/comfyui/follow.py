@@ -27,6 +27,9 @@ from .prompts import FOLLOW, FOLLOWER, WORDS
 LEAST_ROOM = 1 / 256
 """Weight that followed masks leave a default prompt, which the host would not run without; exact in bf16."""
 
+UNKNOWN = ("",), (-1,)
+"""Texts and words of a prompt that was encoded without them."""
+
 
 @dataclass(frozen=True)
 class Request:
@@ -75,7 +78,8 @@ def follow_words(
     given       MASK (B, H, W) for the fallback "mask".
     start, end  part of the schedule, 0…1, in which it acts; within what it had before.
 
-    Raises `SettingsError` where the fallback needs a mask that is not given, or a conditioning cannot follow words.
+    Raises `SettingsError` where the fallback needs a mask that is not given, a conditioning cannot follow words, or
+    none of them acts within the range.
     """
     if request.fallback == "mask" and given is None:
         raise SettingsError(
@@ -83,6 +87,8 @@ def follow_words(
         )
     if not start < end:
         raise SettingsError(f"expected start_percent below end_percent, got {start} and {end}: exchange them")
+    if conditioning and (start, end) != (0, 1):
+        _refuse_ranges_apart([_range(entry) for _, entry in conditioning], start, end)
     return [[text, _following(entry, request, given, start, end)] for text, entry in conditioning]
 
 
@@ -102,6 +108,22 @@ def _following(entry: dict, words: FollowWords, given: Tensor | None, start: flo
     return changed
 
 
+def _range(entry: Mapping[str, Any]) -> tuple[float, float]:
+    """Part of the schedule, 0…1, in which the host runs a conditioning; hooks on its CLIP narrow it as well."""
+    start, end = entry.get("start_percent", 0.0), entry.get("end_percent", 1.0)
+    return max(start, entry.get("clip_start_percent", 0.0)), min(end, entry.get("clip_end_percent", 1.0))
+
+
+def _refuse_ranges_apart(ranges: Sequence[tuple[float, float]], start: float, end: float) -> None:
+    """Some prompts of a schedule may lie outside the range, but not all of them."""
+    if all(max(start, first) >= min(end, last) for first, last in ranges):
+        theirs = " or ".join(f"{first:g} to {last:g}" for first, last in ranges)
+        raise SettingsError(
+            f"expected a range within which the conditioning acts, {theirs}, got {start:g} to {end:g}: "
+            "change start_percent and end_percent"
+        )
+
+
 def _refuse_bounds(entry: dict) -> None:
     if entry.get("set_area_to_bounds"):
         raise SettingsError(
@@ -111,7 +133,10 @@ def _refuse_bounds(entry: dict) -> None:
 
 
 def static_mask(fallback: Fallback, given: Tensor | None, within: Tensor | None) -> Tensor:
-    """(B, H, W): where the fallback lies, within a mask; of one cell where it is the same everywhere."""
+    """(B, H, W): where the fallback lies, within a mask; of one cell where it is the same everywhere.
+
+    Raises `SettingsError` where the two masks are of numbers of images that do not fit.
+    """
     if fallback == "mask" and given is not None:
         mask = given if given.ndim == 3 else given[None]
         if within is None:
@@ -119,9 +144,21 @@ def static_mask(fallback: Fallback, given: Tensor | None, within: Tensor | None)
         within = within if within.ndim == 3 else within[None]
         size = Grid(*within.shape[-2:])
         values = bilinear(rearrange(mask, "b h w -> b (h w) 1"), Grid(*mask.shape[-2:]), size)
-        return rearrange(values, "b (h w) 1 -> b h w", h=size.h) * within
+        mask, within = _as_many(rearrange(values, "b (h w) 1 -> b h w", h=size.h), within)
+        return mask * within
     value = 1.0 if fallback == "everywhere" else 0.0
     return torch.full((1, 1, 1), value) if within is None else within * value
+
+
+def _as_many(given: Tensor, within: Tensor) -> list[Tensor]:
+    """Two masks (B, H, W) with as many images: the fewer ones repeated, as the host does for a batch."""
+    fewer, images = sorted((len(given), len(within)))
+    if images % fewer:
+        raise SettingsError(
+            f"expected a given mask of 1 image, or of {len(within)} like the mask of the conditioning, "
+            f"got {len(given)}: connect one of these"
+        )
+    return [mask.repeat(images // len(mask), 1, 1) for mask in (given, within)]
 
 
 class Following:
@@ -147,8 +184,8 @@ class Following:
                 "expected a base prompt beside the one that follows words, got none: join the two with "
                 "Conditioning Combine"
             )
-        named = [entry[WORDS] for entry in entries if WORDS in entry]
-        prompts = [Prompt.plain("cond", len(texts), (), texts, words) for texts, words in named]
+        described = [entry.get(WORDS, UNKNOWN) for entry in entries]
+        prompts = [Prompt.plain("cond", len(texts), (), texts, words) for texts, words in described]
         for conditionings in conds.values():
             for entry in conditionings:
                 if FOLLOW in entry:

@@ -4,7 +4,7 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from einops import einsum, reduce
+from einops import einsum, rearrange, reduce
 from torch import Tensor
 
 LONGEST_SIDE = 256
@@ -20,10 +20,10 @@ class Preview:
     def __call__(self, latent: Tensor) -> Tensor:
         """(B, C, H, W) → (B, 3, h, w) uint8 on the same device, no side above 256; grey for an unknown format.
 
-        Of several frames, (B, C, T, H, W), the middle one.
+        Frames, (B, C, T, H, W), lie one below the other, as in the maps.
         """
         if latent.ndim == 5:
-            latent = latent[:, :, latent.shape[2] // 2]
+            latent = rearrange(latent, "b c t h w -> b c (t h) w")
         largest = max(latent.shape[2:])
         if largest > LONGEST_SIDE:
             sides = [max(1, side * LONGEST_SIDE // largest) for side in latent.shape[2:]]
