@@ -137,3 +137,17 @@ def test_text_keys_that_some_blocks_leave_out_stay_out_of_them(settings):
                 collector.layers_seen("positive")
         found.append(collector.token_maps("positive").values)
     torch.testing.assert_close(*found)
+
+
+def test_blocks_of_different_scales_do_not_share_a_pass(monkeypatch):
+    images, grid, rows = passes(monkeypatch), Grid(4, 3), [Rows("positive", slice(0, 1))]
+    collector = Collector(PAPER, budget=ROOM)
+    collector.begin({"positive": Prompt.plain("cond", 6)})
+    for scale, block in zip(
+        (0.1, 0.3), [pair(rng_of(302), f"block{i}", grid, 1, 6) for i in range(2)], strict=True
+    ):
+        own = LayerCall(block.name, block.q, block.k, rows, grid, Layout.self_attention(grid), scale)
+        cross = LayerCall(block.name, block.cross_q, block.cross_k, rows, grid, Layout.cross_attention(6), scale)
+        collector.observe(own)
+        collector.observe(cross)
+    assert collector.layers_seen("positive") == 2 and images == [1, 1]

@@ -1,5 +1,6 @@
 """Which backend and which operators are chosen, by the device's kind, its total memory and the sizes of a call."""
 
+import contextlib
 import subprocess
 import sys
 from types import SimpleNamespace
@@ -7,8 +8,10 @@ from types import SimpleNamespace
 import pytest
 import torch
 
+import scfg_core.collect as collect
 from scfg_core.collect import backend as backends
-from scfg_core.collect.backend import PyTorch, backend_for
+from scfg_core.collect import fused
+from scfg_core.collect.backend import PyTorch, agrees, backend_for
 from scfg_core.collect.budget import GIB, MIB, MemoryBudget
 from scfg_core.collect.operators import FlashAttention, RowBlocks, SelfHeads, StoredMap
 
@@ -142,3 +145,34 @@ def test_triton_is_not_asked_again_once_it_failed(card):
 def test_nothing_imports_triton_unasked():
     code = "import sys, scfg_core; assert not any(name.endswith(('.kernels', '.tiles')) for name in sys.modules)"
     assert subprocess.run([sys.executable, "-c", code], capture_output=True, check=False).returncode == 0
+
+
+@pytest.mark.parametrize("whole", [False, True])
+@pytest.mark.parametrize("keeping", ["split", "half", "large"])
+def test_the_proof_runs_the_tiles_that_will_run(monkeypatch, keeping, whole):
+    launched = {}
+    monkeypatch.setattr(fused, "_launch", lambda name, grid, *given, **sizes: launched.update({name: sizes}))
+    agrees(torch.device("cpu"), torch.float16, 64, keeping, whole)  # of numbers that nobody wrote
+    assert launched["_head_mean_kernel"]["WHOLE"] == launched["_apply_kernel"]["WHOLE"] == whole
+    tile = fused.apply_tile(4096, 32, keeping == "large")
+    assert (launched["_apply_kernel"]["BM"], launched["_apply_kernel"]["BN"]) == tile[:2] or not whole
+    assert launched["_apply_kernel"]["PARTS"] == (2 if keeping == "split" else 1)
+
+
+@pytest.mark.parametrize("current", [0, 1])
+def test_kernels_are_launched_on_the_device_of_their_tensors(monkeypatch, current):
+    now, seen = [current], []
+
+    @contextlib.contextmanager
+    def on(device):
+        before, now[0] = now[0], device.index
+        yield
+        now[0] = before
+
+    kernels = SimpleNamespace(_kernel={(1,): lambda *_: seen.append(now[0])})
+    monkeypatch.setitem(sys.modules, "scfg_core.collect.kernels", kernels)
+    monkeypatch.setattr(collect, "kernels", kernels, raising=False)
+    monkeypatch.setattr(torch.cuda, "current_device", lambda: now[0])
+    monkeypatch.setattr(torch.cuda, "device", on)
+    fused._launch("_kernel", (1,), SimpleNamespace(device=torch.device("cuda", 1)))
+    assert seen == [1] and now == [current]
