@@ -106,7 +106,12 @@ class ComfyPage:
         return self.page.evaluate(script, argument)
 
     def wait(self, condition: str, argument: Any = None) -> None:
-        self.page.wait_for_function(condition, arg=argument)
+        """Wait until a condition holds; what it looks at need not be there yet."""
+        patient = f"""argument => {{
+            try {{ return ({condition})(argument) }}
+            catch (error) {{ if (error instanceof TypeError) return false; throw error }}
+        }}"""
+        self.page.wait_for_function(patient, arg=argument)
 
     def close(self) -> None:
         self.page.close()
@@ -185,8 +190,8 @@ class ComfyPage:
         return self.ask("kind => viewOf(kind).canvas.getAttribute('aria-label')", kind)
 
     def shows(self, kind: str, part: str) -> None:
-        """Wait until its label, which it has once it was drawn, has this part."""
-        self.wait("([kind, part]) => viewOf(kind).canvas.getAttribute('aria-label')?.includes(part)", [kind, part])
+        """Wait until its label has this part."""
+        self.wait("([kind, part]) => viewOf(kind).canvas.getAttribute('aria-label').includes(part)", [kind, part])
 
     def legend(self, kind: str) -> list[str]:
         """The words that it shows, in their order."""
