@@ -178,7 +178,14 @@ def _keeping(images: int, n: int, budget: MemoryBudget) -> "Keeping":
 def _has_triton(device: torch.device) -> bool:
     if device.type != "cuda" or torch.version.hip is not None or not hasattr(torch.library, "infer_schema"):
         return False
-    return importlib.util.find_spec("triton") is not None and torch.cuda.get_device_capability(device) >= (8, 0)
+    if importlib.util.find_spec("triton") is None or torch.cuda.get_device_capability(device) < (8, 0):
+        return False
+    try:
+        importlib.import_module(".fused", __package__)
+    except Exception as error:  # a PyTorch that registers operators in another way
+        logging.info("S-CFG computes without Triton: %r", error)
+        return False
+    return True
 
 
 @functools.cache

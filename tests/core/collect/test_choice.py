@@ -131,6 +131,14 @@ def test_pytorch_computes_where_triton_does_not_work(card, change):
     assert [chosen(), chosen()] == ["pytorch"] * 2
 
 
+def test_pytorch_computes_where_the_operators_cannot_be_registered(card, monkeypatch):
+    def fails(*_):
+        raise ValueError("no such type")
+
+    monkeypatch.setattr(backends.importlib, "import_module", fails)
+    assert chosen() == "pytorch"
+
+
 @pytest.mark.parametrize("kind", ["cpu", "mps", "xpu", "privateuseone"])
 def test_other_devices_compute_by_pytorch(card, kind):
     assert chosen(device=torch.device(kind)) == "pytorch" and not card.proofs
