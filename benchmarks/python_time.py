@@ -90,8 +90,8 @@ class Watch:
 
     def _wrap_class(self, cls: type) -> None:
         for name, method in list(vars(cls).items()):
-            if (cls.__name__, name) == ("Collector", "_catch_up"):
-                setattr(cls, name, self.aside(method))
+            if (cls.__name__, name) == ("Collector", "catch_up"):
+                method = self.aside(method)
             if callable(method) and not name.startswith("_"):
                 kinds = (
                     ("session", "ours")

@@ -111,6 +111,13 @@ class Collector:
             self.skipped.update((layer, prompt) for prompt in prompts)
             self._pending = {key: kept for key, kept in self._pending.items() if key[:2] not in self.skipped}
 
+    def catch_up(self) -> None:
+        """Compute the blocks that wait for others, as asking for maps does. Raises `CollectorOutOfMemory`."""
+        with self._lock:
+            due, self._due, self._due_bytes = self._due, {}, 0
+        for alike in due.values():
+            self._sum_up(Blocks(alike))
+
     def drop_pending(self) -> None:
         """Drop the S of all layers whose cross-attention did not come."""
         with self._lock:
@@ -122,23 +129,23 @@ class Collector:
 
     def token_maps(self, prompt: Hashable) -> TokenMaps:
         """Fused maps of a prompt: its tokens, or [START, rest] of an unconditional one under `start_vs_rest`."""
-        self._catch_up()
+        self.catch_up()
         return self._sums.token_maps(prompt)
 
     def foreground_maps(self, prompt: Hashable) -> TokenMaps:
         """What Eq. 14 needs of a prompt of branch "uncond" or "both": [START, rest], or all tokens under
         `argmax`."""
-        self._catch_up()
+        self.catch_up()
         return self._sums.foreground_maps(prompt)
 
     def layers_seen(self, prompt: Hashable) -> int:
         """How many layers were summed for a prompt in this evaluation."""
-        self._catch_up()
+        self.catch_up()
         return self._sums.layers_seen(prompt)
 
     def grids_seen(self) -> tuple[Grid, ...]:
         """Grids of the layers that were summed in this evaluation, largest first."""
-        self._catch_up()
+        self.catch_up()
         return self._sums.grids_seen()
 
     def _skip(self, call: LayerCall) -> None:
@@ -170,14 +177,7 @@ class Collector:
             self._due.setdefault(block.kind(), []).append(block)
             self._due_bytes += size
         if self._due_bytes > budget.limit // WAITING_PART:
-            self._catch_up()
-
-    def _catch_up(self) -> None:
-        """Compute the blocks that wait."""
-        with self._lock:
-            due, self._due, self._due_bytes = self._due, {}, 0
-        for alike in due.values():
-            self._sum_up(Blocks(alike))
+            self.catch_up()
 
     @torch.no_grad()
     def _sum_up(self, blocks: Blocks) -> None:

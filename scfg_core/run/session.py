@@ -192,6 +192,12 @@ class Session:
             self.run.note(Note.UNRECORDED)
         return shaped
 
+    @guarded
+    def end_call(self) -> None:
+        """A call of the model is over: none of its tensors is needed any more."""
+        if self.observing:
+            self._collector.catch_up()
+
     def end_batch(self) -> None:
         """The model ran all rows of this evaluation: what still waits for its cross-attention is dropped."""
         self.stop_observing()

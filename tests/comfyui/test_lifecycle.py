@@ -149,6 +149,30 @@ def test_running_out_of_memory_in_a_middle_step_finishes_with_plain_cfg(sd15, mo
     assert guided.line.count(Note.OUT_OF_MEMORY.text) == 1
 
 
+def test_no_q_and_k_outlive_the_call_of_the_model(sd15, monkeypatch):
+    """Small blocks wait for each other, but not longer than that."""
+    from scfg_core.collect.collector import Collector
+    from scfg_core.run.session import Session
+
+    computed, waiting = [], []
+    catch_up, end_call = Collector.catch_up, Session.end_call
+
+    def counted(collector):
+        computed.append(sum(map(len, collector._due.values())))
+        catch_up(collector)
+
+    def ended(session):
+        end_call(session)
+        waiting.append(len(session._collector._due))
+
+    monkeypatch.setattr(Collector, "catch_up", counted)
+    monkeypatch.setattr(Session, "end_call", ended)
+    guided = scfg(sd15)
+    sample(guided.model, steps=2)
+    assert max(computed) > 1 and waiting == [0, 0]
+    assert len(guided.run.evaluations) == 2
+
+
 def test_the_hosts_own_lack_of_memory_is_not_ours_to_hide(sd15, monkeypatch):
     import comfy.ldm.modules.attention as attention
 

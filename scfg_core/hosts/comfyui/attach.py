@@ -180,9 +180,12 @@ class _Wrappers:
     ):
         options = dict(transformer_options or {})
         run = options.pop(KEY, None)
-        if run is not None:
-            options = run.watched(x, c_crossattn, options, kw) or options
-        return executor(x, t, c_concat, c_crossattn, control, options, **kw)
+        if run is None:
+            return executor(x, t, c_concat, c_crossattn, control, options, **kw)
+        options = run.watched(x, c_crossattn, options, kw) or options
+        output = executor(x, t, c_concat, c_crossattn, control, options, **kw)
+        run.session.end_call()
+        return output
 
 
 def _run_of(model_options: dict) -> SamplingRun | None:
