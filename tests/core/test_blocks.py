@@ -67,6 +67,13 @@ def test_blocks_of_one_size_share_a_pass(monkeypatch):
     assert images == [3 * 4, 2 * 4]
 
 
+def test_both_branches_share_one_pass_over_their_self_attention(monkeypatch):
+    """Their columns differ in number; S does not depend on them."""
+    images = passes(monkeypatch)
+    collected(blocks_of(2)[:1], 2).layers_seen("positive")
+    assert images == [4]
+
+
 def test_a_prompt_that_runs_by_itself_shares_passes_too(monkeypatch):
     images, blocks = passes(monkeypatch), blocks_of(1)
     collector = Collector(PAPER, budget=ROOM)

@@ -2,35 +2,15 @@
 
 import pytest
 import torch
-from cases import PAPER, feed, pair, rng_of, two_branches
 
-import scfg_core.collect.operators
 from benchmarks.launches import MODELS, count
-from scfg_core import Grid, Prompt
-from scfg_core.collect.collector import Collector
+from scfg_core import Prompt
 from scfg_core.method.guidance import guidance_norm
 
 
 @pytest.mark.parametrize(("backend", "most"), [("triton", 90), ("pytorch", 115)])
 def test_an_evaluation_of_sd_15_launches_no_more_than_it_did(backend, most):
     assert count(MODELS[0], 64, 1, backend).operations.total() <= most
-
-
-def test_both_branches_share_one_pass_over_their_self_attention(monkeypatch):
-    """Their columns differ in number; S does not depend on them."""
-    real, images = scfg_core.collect.operators.head_mean_attention, []
-
-    def head_mean_attention(q, k, **how):
-        images.append(q.shape[0])
-        return real(q, k, **how)
-
-    monkeypatch.setattr(scfg_core.collect.operators, "head_mean_attention", head_mean_attention)
-    collector = Collector(PAPER)
-    prompts, rows = two_branches(2, 6)
-    collector.begin(prompts)
-    feed(collector, [pair(rng_of(30), "block", Grid(5, 4), 4, 6)], rows)
-    collector.token_maps("positive")
-    assert images == [4]
 
 
 def test_a_host_that_describes_the_same_prompt_again_gets_the_same_object():
