@@ -76,18 +76,15 @@ class Blocks:
     @cached_property
     def kept(self) -> Tensor | None:
         """(b, m) bool: text keys that take part; None = all."""
-        calls = [block.call for block in self.blocks]
-        places = [part.rows for part in self.call.rows]
-        if len(calls) == 1:
-            return kept_keys([columns.prompt for columns in self.needed], places, self.call)
-        found = [kept_keys([columns.prompt for columns in self.needed], places, call) for call in calls]
-        masks = [mask for mask in found if mask is not None]
-        return torch.cat([mask[place] for place in places for mask in masks]) if masks else None
+        prompts, places = [columns.prompt for columns in self.needed], [part.rows for part in self.call.rows]
+        masks = [kept_keys(prompts, places, block.call) for block in self.blocks]
+        parts = [(mask, place) for place in places for mask in masks if mask is not None]
+        return _stacked(parts) if parts else None
 
     @cached_property
     def cross(self) -> tuple[Tensor, Tensor]:
         """q and k of the cross-attentions."""
-        return _joined([(block.call, part.rows) for part in self.call.rows for block in self.blocks])
+        return _sides([(block.call, part.rows) for part in self.call.rows for block in self.blocks])
 
     @cached_property
     def heads(self) -> SelfHeads | None:
@@ -95,15 +92,20 @@ class Blocks:
         if self.blocks[0].own is None:
             return None
         own = [block.own[number] for number in range(len(self.call.rows)) for block in self.blocks if block.own]
-        return SelfHeads(*_joined(own), own[0][0].softmax_scale)
+        return SelfHeads(*_sides(own), own[0][0].softmax_scale)
 
 
-def _joined(parts: Sequence[tuple[LayerCall, slice]]) -> tuple[Tensor, Tensor]:
-    """q and k of the rows of some calls, one after the other: the call's own where they are all of one."""
-    call, stop = parts[0][0], 0
-    in_order = all(other is call for other, _ in parts)
-    for _, place in parts:
-        in_order, stop = in_order and place.start == stop, place.stop
-    if in_order and stop == call.q.shape[0]:
-        return call.q, call.k
-    return torch.cat([call.q[place] for call, place in parts]), torch.cat([call.k[place] for call, place in parts])
+def _sides(parts: Sequence[tuple[LayerCall, slice]]) -> tuple[Tensor, Tensor]:
+    """q and k of the rows of some calls."""
+    return _stacked([(call.q, rows) for call, rows in parts]), _stacked([(call.k, rows) for call, rows in parts])
+
+
+def _stacked(parts: Sequence[tuple[Tensor, slice]]) -> Tensor:
+    """Rows of some tensors, one after the other: the tensor itself where they are all of one, in their order."""
+    whole, stop = parts[0][0], 0
+    in_order = all(tensor is whole for tensor, _ in parts)
+    for _, rows in parts:
+        in_order, stop = in_order and rows.start == stop, rows.stop
+    if in_order and stop == whole.shape[0]:
+        return whole
+    return torch.cat([tensor[rows] for tensor, rows in parts])

@@ -158,3 +158,23 @@ def test_blocks_of_different_scales_do_not_share_a_pass(monkeypatch):
         collector.observe(own)
         collector.observe(cross)
     assert collector.layers_seen("positive") == 2 and images == [1, 1]
+
+
+@pytest.mark.parametrize("blocks", [1, 3])
+def test_rows_in_any_order_keep_their_own_keys(blocks):
+    """A mask of keys follows its rows, whichever prompt the host names first."""
+    grid, prompts = Grid(4, 3), two_branches(1, 6)[0]
+    kept = torch.tensor([[True] * 6, [True, True, False, True, False, True]])
+    parts, found = [Rows("negative", slice(0, 1)), Rows("positive", slice(1, 2))], []
+    for rows in (parts, parts[::-1]):
+        collector = Collector(PAPER, budget=ROOM)
+        collector.begin(prompts)
+        rng = rng_of(303)
+        for block in [pair(rng, f"block{i}", grid, 2, 6) for i in range(blocks)]:
+            own = LayerCall(block.name, block.q, block.k, rows, grid, Layout.self_attention(grid))
+            cross = LayerCall(block.name, block.cross_q, block.cross_k, rows, grid, Layout.cross_attention(6))
+            collector.observe(own)
+            collector.observe(replace(cross, kept=kept))
+        found.append({prompt: collector.token_maps(prompt).values for prompt in prompts})
+    assert found[0]["positive"][..., 2].abs().max() == 0 != found[0]["positive"][..., 3].abs().max()
+    torch.testing.assert_close(found[0], found[1])
