@@ -129,6 +129,7 @@ class Triton:
         keeping = tiles.keeping_of(n) if together else "none"
         for images, operator in tiles.operators(heads, together, chosen, keeping):
             yield images, room, operator
+            del operator  # its S, before the next one is made
 
 
 BACKENDS: dict[BackendName, type[PyTorch] | type[Triton]] = {"pytorch": PyTorch, "triton": Triton}

@@ -25,8 +25,8 @@ CPU_BLOCK = 2 * MIB
 """Scores at a time on a CPU: they stay in the cache of one core."""
 
 SMALLEST_BLOCK = MIB // 2
-GREATEST_BLOCK = 512 * MIB
-"""Scores at a time on other devices, at most."""
+GREATEST_BLOCK = 384 * MIB
+"""Scores and shares at a time on other devices, at most."""
 
 FEW_MAPS = 512 * MIB
 """S of several rows may exist at a time up to this size; beyond, of half of the call's rows: one for an image."""

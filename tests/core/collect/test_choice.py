@@ -3,6 +3,7 @@
 import contextlib
 import subprocess
 import sys
+import weakref
 from types import SimpleNamespace
 
 import pytest
@@ -10,8 +11,8 @@ import torch
 
 import scfg_core.collect as collect
 from scfg_core.collect import backend as backends
-from scfg_core.collect import fused
-from scfg_core.collect.backend import PyTorch, agrees, backend_for
+from scfg_core.collect import fused, tiles
+from scfg_core.collect.backend import PyTorch, Triton, agrees, backend_for
 from scfg_core.collect.budget import GIB, MIB, MemoryBudget
 from scfg_core.collect.operators import FlashAttention, RowBlocks, SelfHeads, StoredMap
 
@@ -73,6 +74,22 @@ def test_pytorch_on_cuda_stores_small_maps_and_attends_for_large_ones(side, kind
     assert {width for _, width, _ in found} == {80, 8}
     covered = [image for part, *_ in found for image in range(part.start, part.stop)]
     assert covered == list(range(images))
+
+
+def test_one_map_is_gone_before_the_next_one_is_made(monkeypatch):
+    alive, most = weakref.WeakSet(), []
+
+    class Counted(tiles.StoredTiles):
+        def __init__(self, *given):
+            super().__init__(*given)
+            alive.add(self)
+            most.append(len(alive))
+
+    monkeypatch.setattr(tiles, "StoredTiles", Counted)
+    budget = MemoryBudget.for_device("cuda", 24 * GIB)
+    for _images, _width, operator in Triton().operators(heads_of(128 * 128), [77, 2], 80, budget):
+        del operator
+    assert most == [1, 1]
 
 
 def test_other_devices_never_take_an_attention_that_may_not_be_there():
