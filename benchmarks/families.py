@@ -12,16 +12,18 @@ from typing import Any
 from unittest.mock import patch
 
 import torch
-from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils.flop_counter import FlopCounterMode
 
 from scfg_core import Grid, Prompt, Settings
 from scfg_core.collect import backend
+from scfg_core.collect.budget import MemoryBudget
 from scfg_core.collect.calls import LayerCall, Layout, Rows
 from scfg_core.collect.collector import Collector
 from scfg_core.collect.layers import BAND, choose_by_depth
 from scfg_core.families.table import CHROMA, FLUX_1, SD3_BANDS
 from scfg_core.prompt import Role
+
+from .launches import CARD, CudaAttention, Launches
 
 SIDE = 64
 """Patches along a side: a 1024² image in most families."""
@@ -103,19 +105,6 @@ SIZES = (
 )
 
 
-class Launches(TorchDispatchMode):
-    """Counts calls that a GPU would run as a kernel; views are free."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.count = 0
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = function(*args, **(kwargs or {}))
-        self.count += not function.is_view
-        return result
-
-
 def run() -> list[dict[str, Any]]:
     return [row(size) for size in SIZES]
 
@@ -149,25 +138,28 @@ def ours(size: Size, layers: list[str], stored: bool) -> tuple[int, int]:
 
 
 def _counted(size: Size, layers: list[str]) -> tuple[int, int]:
-    grid, collector = Grid(SIDE, SIDE), Collector(Settings())
+    grid, budget = Grid(SIDE, SIDE), MemoryBudget.for_device("cuda", CARD)
+    collector = Collector(Settings(), budget=budget)
     roles: list[Role] = ["word" if WORDS > column >= 0 else "null" for column in range(size.text)]
     if size.start:
         roles[0] = "start"
     prompts = {branch: Prompt(branch, tuple(roles)) for branch in ("cond", "uncond")[: 1 + size.start]}
     images = len(prompts)
-    with Launches() as launches, FlopCounterMode(display=False) as counter:
+    with CudaAttention(), Launches() as launches, FlopCounterMode(display=False) as counter:
         collector.begin(prompts)
         for layer in layers:
             for layout in layouts(size, grid):
                 q, k = (
-                    torch.empty(images, size.heads, count, size.width // size.heads, device="meta")
+                    torch.empty(
+                        images, size.heads, count, size.width // size.heads, device="meta", dtype=torch.bfloat16
+                    )
                     for count in (grid.area, layout.keys)
                 )
                 rows = [Rows(key, slice(index, index + 1)) for index, key in enumerate(prompts)]
                 collector.observe(LayerCall(layer, q, k, rows, grid, layout))
         for prompt in prompts:
             collector.token_maps(prompt)
-    return counter.get_total_flops(), launches.count
+    return counter.get_total_flops(), launches.operations.total()
 
 
 def layouts(size: Size, grid: Grid) -> list[Layout]:

@@ -18,15 +18,12 @@ from torch import Tensor
 from ..method.attention import head_mean_attention
 from ..precision import compute_dtype
 from .budget import MIB, MemoryBudget
-from .operators import FlashAttention, Operator, RowBlocks, SelfHeads, StoredMap
+from .operators import FlashAttention, Operator, RowBlocks, SelfHeads, StoredMap, aligned
 
 if TYPE_CHECKING:
     from .tiles import Keeping
 
 BackendName = Literal["triton", "pytorch"]
-
-ALIGNMENT = 8
-"""PyTorch's products are fast where widths are multiples of it."""
 
 FLASH_FROM = 2048
 """From so many patches on, CUDA's own attention is faster than PyTorch's products with a stored S."""
@@ -66,7 +63,7 @@ class PyTorch:
     name: BackendName = "pytorch"
 
     def padded(self, width: int) -> int:
-        return -(-width // ALIGNMENT) * ALIGNMENT
+        return aligned(width)
 
     def cross_maps(
         self, q: Tensor, k: Tensor, scale: float, kept: Tensor | None, width: int, budget: MemoryBudget
@@ -87,7 +84,7 @@ class PyTorch:
                 images = slice(first + run.start, first + run.stop)
                 width = min(room, self.padded(widths[images.start]))
                 if flash:
-                    yield images, width, FlashAttention(heads[images], width)
+                    yield images, width, FlashAttention(heads[images], width, budget)
                 else:
                     yield images, width, RowBlocks(heads[images], budget) if stored is None else stored[run]
             del stored  # before the next one is made
@@ -95,7 +92,7 @@ class PyTorch:
     def _flash(self, heads: SelfHeads, budget: MemoryBudget) -> bool:
         """Whether the device's own attention is fast, and can act as S."""
         able = heads.q.device.type in ("cuda", "meta") and torch.version.hip is None and budget.limit > 0
-        fits = not heads.joint and heads.kept is None and heads.q.dtype != torch.float64
+        fits = (heads.normalise or not heads.joint) and heads.q.dtype != torch.float64
         return able and fits and heads.q.shape[2] > FLASH_FROM
 
 

@@ -225,14 +225,13 @@ class Collector:
         heads = SelfHeads(
             call.q[rows], call.k[rows], call.softmax_scale, slice(image.start, image.stop), part, normalise
         )
-        room, budget = max(len(text), needed.width), self._budget_of(call.q)
+        budget = self._budget_of(call.q)
 
         def compute(backend: Backend) -> Tensor:
-            width, pieces = backend.padded(room), []
-            for _, _, operator in backend.operators(heads, [width] * heads.q.shape[0], width, budget):
-                cross = operator.text_columns(slice(text.start, text.stop))
-                columns = F.pad(cross, (0, width - cross.shape[2]))
-                needed.arrange(columns, len(text), whole=False)
+            room, pieces = backend.padded(needed.width), []
+            for _, _, operator in backend.operators(heads, [room] * heads.q.shape[0], room, budget):
+                cross = needed.chosen(operator.text_columns(slice(text.start, text.stop)))
+                columns = F.pad(cross, (0, room - cross.shape[2]))
                 pieces.append(operator.propagate(columns, weights) if self._propagates else columns)
                 del operator  # its S, before the next one is made
             return pieces[0] if len(pieces) == 1 else torch.cat(pieces)

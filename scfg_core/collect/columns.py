@@ -35,20 +35,24 @@ class Needed:
         self._first_start = tuple(self.kinds) == ("start_and_rest",) and starts == (0,)
         self._unmoved = tuple(self.kinds) == ("tokens",) and tokens == self.width and len(starts) < 2
 
-    def arrange(self, cross: Tensor, keys: int, whole: bool = True) -> None:
-        """Bring the columns to the front of C (b, n, w), which has `keys` columns of whole repeats.
-
-        whole  rows of C sum to 1; not in a joint layer.
+    def arrange(self, cross: Tensor, keys: int) -> None:
+        """Bring the columns to the front of C (b, n, w), which has `keys` columns of whole repeats and rows that
+        sum to 1.
         """
-        tokens = self.prompt.num_tokens
-        if keys == tokens and self._unmoved:
+        if keys == self.prompt.num_tokens and self._unmoved:
             return
-        if keys == tokens and self._first_start and whole:
+        if keys == self.prompt.num_tokens and self._first_start:
             torch.sub(constant(1.0, cross.dtype, cross.device), cross[..., 0], out=cross[..., 1])
             return
-        folded = fold_repeats(cross[..., :keys], tokens)
-        joined = torch.cat([select_columns(folded, kind, self.prompt) for kind in self.kinds], dim=-1)
+        joined = self.chosen(cross[..., :keys])
         cross[..., : joined.shape[-1]] = joined
+
+    def chosen(self, cross: Tensor) -> Tensor:
+        """The columns (b, n, width) of C (b, n, rep·L), each a sum of its own; no copy of C where it is these."""
+        if cross.shape[-1] == self.prompt.num_tokens and self._unmoved:
+            return cross
+        folded = fold_repeats(cross, self.prompt.num_tokens)
+        return torch.cat([select_columns(folded, kind, self.prompt) for kind in self.kinds], dim=-1)
 
     def split(self, columns: Tensor) -> dict[Columns, Tensor]:
         """The columns (b, n, w) of every kind, as views."""

@@ -14,6 +14,7 @@ divided by their sums.
 from abc import ABC, abstractmethod
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import torch
 import torch.nn.functional as F
@@ -22,6 +23,9 @@ from torch import Tensor
 from ..method.attention import head_mean_attention, row_blocks
 from ..precision import compute_dtype, full_precision
 from .budget import MemoryBudget
+
+ALIGNMENT = 8
+"""PyTorch's products are fast where widths are multiples of it."""
 
 
 @dataclass(frozen=True)
@@ -59,9 +63,9 @@ class Operator(ABC):
     def propagate(self, columns: Tensor, power_weights: Sequence[float]) -> Tensor:
         """Σ_r w_r Sʳ X (Eq. 10) for X (b, n, t), which stays as it is; some weight beyond w_0 is above 0."""
 
+    @abstractmethod
     def text_columns(self, text: slice) -> Tensor:
         """C (b, n, L) of a joint layer: the columns of its text keys."""
-        raise NotImplementedError(f"{type(self).__name__} does not serve joint layers")
 
 
 class Product(Operator):
@@ -142,47 +146,111 @@ class FlashAttention(Operator):
     """S·Y is attention with value Y, all heads at once, in fp16 where the model is in half precision.
 
     Y goes in as its deviation δ from each column's mean, Y = μ(1 + δ), in which fp16 resolves what labels depend
-    on; rows of S sum to 1, so that Σ_r w_r Sʳ Y = μ(1 + Σ_r w_r Sʳ δ). Not for joint layers, nor where keys are
-    left out.
+    on; rows of S sum to 1, so that Σ_r w_r Sʳ Y = μ(1 + Σ_r w_r Sʳ δ).
+
+    Of a joint layer the values of the text keys are 0, and what comes is divided by the image's share of every row.
+    There all columns vary with the text's share, g: Y = μ(g + δ), and g is a column of its own. C is the softmax
+    over the text alone, times the text's share of every head. Keys are left out by one more channel, in which they
+    score `LEAST`.
     """
 
-    def __init__(self, heads: SelfHeads, width: int) -> None:
-        if heads.joint or heads.kept is not None:
+    def __init__(self, heads: SelfHeads, width: int, budget: MemoryBudget) -> None:
+        if heads.joint and not heads.normalise:
             raise ValueError(
-                "expected self-attention over all its keys, got a joint or a cut one: use another operator"
+                "expected rows of S that sum to 1, got a joint layer's as they are: use another operator"
             )
-        dtype = heads.q.dtype if heads.q.dtype != torch.bfloat16 else torch.float16
-        self._room = max(heads.q.shape[3], width)
-        self._q, self._k = (_widened(side, self._room, dtype) for side in (heads.q, heads.k))
-        self._scale = heads.scale
+        half = heads.q.dtype if heads.q.dtype != torch.bfloat16 else torch.float16
+        channels, width = heads.q.shape[3] + (heads.kept is not None), width + heads.joint
+        self._room = aligned(max(channels, -(-width // _pieces(width))))
+        self._q, self._k = (_widened(side, self._room, half) for side in (heads.q, heads.k))
+        if heads.kept is not None:
+            self._q[..., channels - 1] = 1.0
+            self._k[..., channels - 1] = torch.where(heads.kept, 0.0, LEAST)[:, None]
+        self._heads, self._image, self._budget = heads, heads.image or slice(None), budget
 
-    @full_precision
+    def text_columns(self, text: slice) -> Tensor:
+        heads = self._heads
+        kept = None if heads.kept is None else heads.kept[:, text]
+        keys = heads.k[:, :, text]
+        return head_mean_attention(
+            heads.q, keys, scale=heads.scale, block=self._budget.block, kept=kept, sums=self._share(text)
+        )
+
     def propagate(self, columns: Tensor, power_weights: Sequence[float]) -> Tensor:
-        batch, n, width = columns.shape
+        joint, width = self._heads.joint, columns.shape[2]
         mean = columns.mean(dim=1, keepdim=True)
-        deviation = columns.new_zeros((batch, n, self._room))
-        torch.div(columns, mean.clamp(min=TINY), out=deviation[..., :width]).sub_(1)
+        values = self._values(width)
+        own = values[:, self._image]
+        deviation = columns.new_zeros(own.shape)
+        relative = torch.div(columns, mean.clamp(min=TINY), out=deviation[..., :width])
+        if joint:
+            total = relative.sum(dim=2, keepdim=True)
+            deviation[..., width : width + 1] = total / total.mean(dim=1, keepdim=True).clamp(min=TINY)
+        relative.sub_(deviation[..., width : width + 1] if joint else 1)
         highest = max(power for power, weight in enumerate(power_weights) if weight > 0)
-        values = torch.mul(deviation, power_weights[highest], out=self._halves(deviation))
+        torch.mul(deviation, power_weights[highest], out=own)
         for weight in reversed(power_weights[1:highest]):
-            values = torch.add(self._attend(values), deviation, alpha=weight, out=self._halves(deviation))
-        result = self._attend(values)
+            torch.add(self._apply(values), deviation, alpha=weight, out=own)
+        result = self._apply(values)
         if power_weights[0]:
             result = torch.add(result, deviation, alpha=power_weights[0])
-        return torch.addcmul(mean, mean, result[..., :width])
+        common = mean * result[..., width : width + 1] if joint else mean
+        return torch.addcmul(common, mean, result[..., :width])
+
+    def _apply(self, values: Tensor) -> Tensor:
+        """S·Y of the image's keys."""
+        found = self._attend(values)
+        return found.div_(self._image_share) if self._heads.joint else found
+
+    @cached_property
+    def _image_share(self) -> Tensor:
+        """(b, n, 1) of every row."""
+        return self._share(self._image).mean(dim=1)[..., None]
+
+    def _share(self, keys: slice) -> Tensor:
+        """(b, H, n) in fp32: what the probabilities of some keys add up to in every row of every head."""
+        values = self._k.new_zeros((len(self._k), self._k.shape[2], self._room))
+        values[:, keys, 0] = ONE
+        return self._answer(values)[..., 0].float() / ONE
+
+    @full_precision
+    def _answer(self, values: Tensor) -> Tensor:
+        """(b, H, n, room) of the attention with values (b, m, room), the same for all heads."""
+        shared = values[:, None].expand(-1, self._q.shape[1], -1, -1)
+        return F.scaled_dot_product_attention(self._q, self._k, shared, scale=self._heads.scale)
 
     def _attend(self, values: Tensor) -> Tensor:
-        """Head mean (b, n, room) in fp32 of the attention with values (b, n, room)."""
-        shared = values[:, None].expand(-1, self._q.shape[1], -1, -1)
-        answer = F.scaled_dot_product_attention(self._q, self._k, shared, scale=self._scale)
-        return answer.mean(dim=1, dtype=torch.float32)
+        """Head mean (b, n, w) in fp32 of the attention with values (b, m, w), w whole `room`s."""
+        pieces = values.split(self._room, dim=2)
+        found = [self._answer(some).mean(dim=1, dtype=torch.float32) for some in pieces]
+        return found[0] if len(found) == 1 else torch.cat(found, dim=2)
 
-    def _halves(self, like: Tensor) -> Tensor:
-        return torch.empty_like(like, dtype=self._q.dtype)
+    def _values(self, width: int) -> Tensor:
+        """Room for the values of `width` columns, 0 at keys that are not the image's."""
+        make, width = (self._k.new_zeros, width + 1) if self._heads.joint else (self._k.new_empty, width)
+        return make((self._k.shape[0], self._k.shape[2], -(-width // self._room) * self._room))
 
 
 TINY = 1e-30
 """Least mean of a column by which it is divided: a column of zeros stays one."""
+
+ONE = 2.0**10
+"""What stands for a share of 1 in fp16: so small ones keep their digits."""
+
+LEAST = -(2.0**15)
+"""A product with q that leaves a key without weight."""
+
+WIDEST = 128
+"""Columns that go through one attention."""
+
+
+def _pieces(width: int) -> int:
+    """In how many attentions so many columns go through."""
+    return -(-width // WIDEST)
+
+
+def aligned(width: int) -> int:
+    return -(-width // ALIGNMENT) * ALIGNMENT
 
 
 def _widened(side: Tensor, width: int, dtype: torch.dtype) -> Tensor:

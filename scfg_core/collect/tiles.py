@@ -21,6 +21,13 @@ HALF_TO = 8192
 """… and to so many it is applied in small tiles."""
 
 
+FEW_KEYS = 1024
+"""So many keys beside the image's are faster to sum up than the image's own."""
+
+LEAST_SHARE = 1e-6
+"""Of the image's keys, by which a row is divided."""
+
+
 @dataclass(frozen=True)
 class Narrow:
     """Images (first to stop) of whose columns only the first `fused.NARROW` are needed."""
@@ -60,11 +67,10 @@ class Tiles(Operator):
         image = heads.image or slice(None)
         self._keys = fused.readable(heads.k[:, :, image])
         self._kept = None if heads.kept is None else heads.kept[:, image].contiguous()
+        self._columns: dict[tuple[int, int], Tensor] = {}
         self._level = lse
         if heads.normalise:
-            ones = lse.new_ones((lse.shape[0], lse.shape[2], fused.ALIGNMENT))
-            sums = self._streamed(fused.split(ones), ones, 1.0, 0.0, True, Narrow())[..., 0]
-            self._level = lse + sums.log2()[:, None]
+            self._level = lse + self._image_share().log2()[..., None, :]
 
     @abstractmethod
     def apply(self, values: Tensor, base: Tensor, alpha: float, beta: float, last: bool) -> Tensor:
@@ -80,11 +86,27 @@ class Tiles(Operator):
         return result
 
     def text_columns(self, text: slice) -> Tensor:
-        kept = None if self._heads.kept is None else self._heads.kept[:, text].contiguous()
-        keys = fused.readable(self._heads.k[:, :, text])
-        width = fused.padded(keys.shape[2])
-        columns = fused.head_mean(self._heads.q, keys, self._lse, self._heads.scale, kept, width)
-        return columns[..., : keys.shape[2]]
+        place, heads = (text.start, text.stop), self._heads
+        if place not in self._columns:
+            kept = None if heads.kept is None else heads.kept[:, text].contiguous()
+            keys = fused.readable(heads.k[:, :, text])
+            self._columns[place] = fused.head_mean(
+                heads.q, keys, self._lse, heads.scale, kept, fused.padded(keys.shape[2])
+            )
+        return self._columns[place][..., : text.stop - text.start]
+
+    def _image_share(self) -> Tensor:
+        """(b, n): what the image's keys have of every row; as a rule what a few others, the text's, leave."""
+        lse, keys = self._lse, self._heads.k.shape[2]
+        image = self._heads.image or slice(0, keys)
+        others = [slice(*ends) for ends in ((0, image.start), (image.stop, keys)) if ends[0] < ends[1]]
+        if keys - (image.stop - image.start) > FEW_KEYS:
+            ones = lse.new_ones((lse.shape[0], lse.shape[2], fused.ALIGNMENT))
+            return self._streamed(fused.split(ones), ones, 1.0, 0.0, True, Narrow())[..., 0]
+        share = lse.new_ones((1, 1))
+        for place in others:
+            share = share - self.text_columns(place).sum(dim=-1)
+        return share.clamp(min=LEAST_SHARE)
 
     def _streamed(
         self, values: Tensor, base: Tensor, alpha: float, beta: float, last: bool, narrow: Narrow

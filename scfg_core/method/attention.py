@@ -35,6 +35,7 @@ def head_mean_attention(
     block: int = BLOCK,
     kept: Tensor | None = None,
     width: int | None = None,
+    sums: Tensor | None = None,
 ) -> Tensor:
     """A (b, n, width) of Eq. 8, 0 beyond the m keys, in fp32 (fp64 for fp64 input).
 
@@ -42,6 +43,7 @@ def head_mean_attention(
     block  bytes of scores that may exist at a time.
     kept   (b, m) bool: keys that take part; None = all.
     width  None = m.
+    sums   (b, H, n) what the rows of a head sum to; None = 1.
 
     Raises `ShapeError` where q, k do not fit together.
     """
@@ -53,7 +55,8 @@ def head_mean_attention(
     m, width = k.shape[2], width or k.shape[2]
     make = q.new_empty if width == m else q.new_zeros
     maps = make((q.shape[0], q.shape[2], width), dtype=compute_dtype(q))
-    for _ in row_blocks(q, k, scale=scale, block=block, kept=kept, out=maps if width == m else maps[..., :m]):
+    out = maps if width == m else maps[..., :m]
+    for _ in row_blocks(q, k, scale=scale, block=block, kept=kept, out=out, sums=sums):
         pass
     return maps
 
@@ -66,6 +69,7 @@ def row_blocks(
     block: int = BLOCK,
     kept: Tensor | None = None,
     out: Tensor | None = None,
+    sums: Tensor | None = None,
 ) -> Iterator[tuple[slice, slice, Tensor]]:
     """A in blocks: (images, rows, A of them (…, …, m)), written into `out` (b, n, m) where it is given.
 
@@ -86,30 +90,35 @@ def row_blocks(
             rows = slice(top, min(top + height, n))
             size = (images.stop - first, rows.stop - top, m)
             maps = keys.new_empty(size) if out is None else _rows(_rows(out, images), rows, axis=1)
-            _write_mean(maps, _rows(_rows(q, images), rows, axis=2), keys, scores, mask)
+            queries = _rows(_rows(q, images), rows, axis=2)
+            total = None if sums is None else _rows(_rows(sums, images), rows, axis=2)
+            _write_mean(maps, queries, keys, scores, mask, total)
             yield images, rows, maps
 
 
-def _write_mean(out: Tensor, q: Tensor, keys: Tensor, memory: Tensor, mask: Tensor | None) -> None:
+def _write_mean(
+    out: Tensor, q: Tensor, keys: Tensor, memory: Tensor, mask: Tensor | None, sums: Tensor | None
+) -> None:
     """Write the head mean of some rows into `out` (b, r, m), so many heads at a time as fit `memory`.
 
-    keys (b·H, m, d), times the scale
+    keys (b·H, m, d), times the scale; sums (b, H, r)
     """
     batch, heads, rows, _ = q.shape
     m = keys.shape[1]
     step = min(heads, memory.shape[0] // (batch * rows * m))
     if step == heads:
-        torch.mean(_shares(q, keys, memory, mask), dim=1, out=out)
+        torch.mean(_shares(q, keys, memory, mask, sums), dim=1, out=out)
         return
     out.zero_()
     keys = keys.unflatten(0, (batch, heads))
     for first in range(0, heads, step):
         some = slice(first, first + step)
-        shares = _shares(q[:, some], keys[:, some].flatten(0, 1), memory, mask)
+        total = None if sums is None else sums[:, some]
+        shares = _shares(q[:, some], keys[:, some].flatten(0, 1), memory, mask, total)
         out.add_(shares[:, 0] if step == 1 else shares.sum(dim=1), alpha=1 / heads)
 
 
-def _shares(q: Tensor, keys: Tensor, memory: Tensor, mask: Tensor | None) -> Tensor:
+def _shares(q: Tensor, keys: Tensor, memory: Tensor, mask: Tensor | None, sums: Tensor | None) -> Tensor:
     """Probabilities (b, H, r, m) of q (b, H, r, d) and keys (b·H, m, d); the scores are written into `memory`."""
     (batch, heads, rows, _), (stacked, m, _) = q.shape, keys.shape
     size = stacked * rows * m
@@ -118,7 +127,8 @@ def _shares(q: Tensor, keys: Tensor, memory: Tensor, mask: Tensor | None) -> Ten
     scores = scores.view(batch, heads, rows, m)
     if mask is not None:
         scores.masked_fill_(mask, -torch.inf)
-    return torch.softmax(scores, dim=-1, out=scores if _in_place(scores.device, m) else None)
+    shares = torch.softmax(scores, dim=-1, out=scores if _in_place(scores.device, m) else None)
+    return shares if sums is None else shares.mul_(sums[..., None])
 
 
 def _in_place(device: torch.device, m: int) -> bool:

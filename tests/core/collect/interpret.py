@@ -5,9 +5,10 @@
 
 import json
 from itertools import product
+from unittest.mock import patch
 
 import torch
-from qk import block, error, exact_mean, exact_propagation, labels
+from qk import block, error, exact_mean, exact_propagation, joint_keys, labels
 
 from scfg_core.collect import fused, tiles
 from scfg_core.collect.backend import agrees
@@ -74,7 +75,7 @@ def joint_case(normalise, keeping):
     """Text and image keys under one softmax, some text keys left out; rows of S divided by their sums or not."""
     some = block(5, 5, 9, 13, batch=2, width=64, dtype=torch.float16)
     text, image = slice(0, 13), slice(13, 58)
-    k = torch.cat((some.cross_k, some.k), dim=2)
+    k = joint_keys(some)
     kept = torch.ones(2, 58, dtype=torch.bool)
     kept[1, 9:13] = False
     exact = exact_mean(some.q, k, some.scale, kept)
@@ -144,9 +145,11 @@ def main():
             cases[f"whole {name} {keeping}"] = whole_case(dtype, keeping)
     for name, keeping in (("fp32", "split"), ("fp16", "split"), ("fp16", "half"), ("fp16", "none")):
         cases[f"labels {name} {keeping}"] = labels_case(DTYPES[name], keeping)
-    for normalise in (False, True):
-        for keeping in ("split", "none"):
-            cases[f"joint {normalise} {keeping}"] = joint_case(normalise, keeping)
+    for keeping in ("split", "none"):
+        cases[f"joint as it is {keeping}"] = joint_case(False, keeping)
+        cases[f"joint by the text's share {keeping}"] = joint_case(True, keeping)
+        with patch.object(tiles, "FEW_KEYS", 0):
+            cases[f"joint by the image's share {keeping}"] = joint_case(True, keeping)
     for keeping in ("split", "none"):
         cases[f"narrow {keeping}"] = narrow_case(keeping)
     cases["shapes"] = shapes_case()

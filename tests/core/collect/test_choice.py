@@ -61,6 +61,18 @@ def test_8_gib_hold_the_map_of_a_2048_image_and_a_small_budget_streams():
 
 
 @pytest.mark.parametrize("total", [8 * GIB, 12 * GIB, 24 * GIB])
+@pytest.mark.parametrize("side", [64, 96, 128])
+def test_joint_layers_of_many_patches_attend_on_cuda_unless_rows_stay_as_they_are(side, total):
+    budget, n, text = MemoryBudget.for_device("cuda", total), side * side, 60
+    q, k = (torch.empty(1, 24, length, 128, device="meta", dtype=torch.bfloat16) for length in (n, text + n))
+    kept = torch.ones(1, text + n, dtype=torch.bool, device="meta")
+    for normalise, mask in ((True, None), (True, kept), (False, None)):
+        heads = SelfHeads(q, k, 0.1, slice(text, text + n), mask, normalise)
+        ((_, _, operator),) = PyTorch().operators(heads, [64], 64, budget)
+        assert isinstance(operator, FlashAttention) == normalise
+
+
+@pytest.mark.parametrize("total", [8 * GIB, 12 * GIB, 24 * GIB])
 @pytest.mark.parametrize("images", [2, 4, 8])
 @pytest.mark.parametrize(
     ("side", "kind"),

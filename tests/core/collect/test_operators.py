@@ -2,7 +2,7 @@
 
 import pytest
 import torch
-from qk import block, error, exact_mean, exact_propagation, labels
+from qk import block, error, exact_mean, exact_propagation, joint_keys, labels
 
 from scfg_core.collect.budget import MIB, MemoryBudget
 from scfg_core.collect.operators import FlashAttention, RowBlocks, SelfHeads, StoredMap
@@ -14,7 +14,7 @@ FP32, FP16, BF16 = torch.float32, torch.float16, torch.bfloat16
 
 def operator_of(kind, heads, block_bytes=MIB):
     if kind is FlashAttention:
-        return FlashAttention(heads, 24)
+        return FlashAttention(heads, 24, MemoryBudget(256 * MIB, block_bytes))
     make = StoredMap.made_of if kind is StoredMap else kind
     return make(heads, MemoryBudget(256 * MIB, block_bytes))
 
@@ -40,19 +40,62 @@ def test_propagation_is_that_of_float64(kind, weights):
     assert error(found, exact) <= 3e-6
 
 
-@pytest.mark.parametrize("normalise", [False, True])
-@pytest.mark.parametrize("kind", [StoredMap, RowBlocks])
-def test_joint_keys_give_both_maps(kind, normalise):
-    some = block(2, 5, 9, 13, batch=2, width=40)
-    k, text, image = torch.cat((some.cross_k, some.k), dim=2), slice(0, 13), slice(13, 58)
-    kept = torch.ones(2, 58, dtype=torch.bool)
-    kept[1, 9:13] = False
+def joint_block(seed, rows, columns, tokens, *, cut=True, **sizes):
+    """q, text and image keys in one softmax, where they are, and which take part."""
+    some = block(seed, rows, columns, tokens, batch=2, **sizes)
+    k, n = joint_keys(some), rows * columns
+    kept = torch.ones(2, tokens + n, dtype=torch.bool)
+    kept[1, tokens - 4 : tokens] = kept[0, -2:] = False
+    return some, k, slice(0, tokens), slice(tokens, tokens + n), kept if cut else None
+
+
+def exact_joint(some, k, image, kept, normalise):
     exact = exact_mean(some.q, k, some.scale, kept)
-    maps = exact[..., image] / (exact[..., image].sum(-1, keepdim=True) if normalise else 1)
+    return exact, exact[..., image] / (exact[..., image].sum(-1, keepdim=True) if normalise else 1)
+
+
+@pytest.mark.parametrize(
+    ("kind", "normalise", "most"),
+    [
+        (StoredMap, False, 3e-6),
+        (StoredMap, True, 3e-6),
+        (RowBlocks, False, 3e-6),
+        (RowBlocks, True, 3e-6),
+        (FlashAttention, True, 3e-6),
+    ],
+)
+def test_joint_keys_give_both_maps(kind, normalise, most):
+    some, k, text, image, kept = joint_block(2, 5, 9, 13, width=40)
+    exact, maps = exact_joint(some, k, image, kept, normalise)
     operator = operator_of(kind, SelfHeads(some.q, k, some.scale, image, kept, normalise), 20_000)
     cross = operator.text_columns(text)
-    assert error(cross, exact[..., text]) <= 3e-6
-    assert error(operator.propagate(cross, UNEVEN), exact_propagation(maps, exact[..., text], UNEVEN)) <= 3e-6
+    assert error(cross, exact[..., text]) <= most
+    assert error(operator.propagate(cross, UNEVEN), exact_propagation(maps, exact[..., text], UNEVEN)) <= most
+
+
+@pytest.mark.parametrize("cut", [False, True])
+@pytest.mark.parametrize("tokens", [21, 150])
+@pytest.mark.parametrize(("dtype", "allowed"), [(FP32, 0.0005), (FP16, 0.001), (BF16, 0.001)])
+def test_attention_in_place_of_a_joint_map_gives_the_labels_of_float64(dtype, allowed, tokens, cut):
+    """More columns than go through one attention, too."""
+    changed = patches = 0
+    for seed in range(8):
+        some, k, text, image, kept = joint_block(seed, 21, 19, tokens, cut=cut, heads=4, width=40, dtype=dtype)
+        exact, maps = exact_joint(some, k, image, kept, True)
+        heads = SelfHeads(some.q, k, some.scale, image, kept, True)
+        operator = FlashAttention(heads, tokens, MemoryBudget(MIB, MIB))
+        found = operator.propagate(operator.text_columns(text), PAPER)
+        live = slice(0, tokens - 4)
+        expected = exact_propagation(maps, exact[..., text], PAPER)
+        changed += int((labels(found[..., live]) != labels(expected[..., live])).sum())
+        patches += found.shape[0] * found.shape[1]
+    assert patches > 6000 and changed <= allowed * patches
+
+
+def test_attention_serves_no_joint_layer_as_it_is():
+    some, k, _, image, _ = joint_block(0, 5, 9, 13, width=40)
+    with pytest.raises(ValueError, match="use another operator"):
+        FlashAttention(SelfHeads(some.q, k, some.scale, image), 24, MemoryBudget(MIB, MIB))
 
 
 @pytest.mark.parametrize(("dtype", "allowed"), [(FP32, 0.0005), (FP16, 0.001), (BF16, 0.001)])
