@@ -3,7 +3,7 @@
 A collector and a session run on tensors without values, as they would on a card of 24 GiB with fp16 models in their
 true layouts, once by the Triton kernels and once by PyTorch. A launch is a dispatched operation that writes memory;
 views and empty allocations are none, a Triton kernel is one. The bytes are those of every launch's operands and
-results.
+results; the peak is that of our own tensors, beside those of the model.
 """
 
 from collections import Counter
@@ -26,6 +26,9 @@ from scfg_core.collect.calls import LayerCall, Layout, Rows
 from scfg_core.collect.collector import Collector
 from scfg_core.run.noise import NoiseLevel
 from scfg_core.run.session import Placement, Predictions, Session
+
+from .memory import LiveBytes
+from .report import mib
 
 CARD = 24 * GIB
 TOKENS = 77
@@ -123,12 +126,12 @@ def evaluate(session: Session, layers: Sequence[LayerCall], latent: int, images:
     session.end_evaluation()
 
 
-COLUMNS = {"name": "evaluation", "launches": "launches", "bytes": "bytes moved"}
+COLUMNS = {"name": "evaluation", "launches": "launches", "bytes": "bytes moved", "peak": "peak"}
 
 
 @torch.no_grad()
-def count(model: Model, latent: int, images: int, backend: BackendName) -> Launches:
-    """The launches of an evaluation that is not a run's first."""
+def count(model: Model, latent: int, images: int, backend: BackendName) -> tuple[Launches, int]:
+    """The launches of an evaluation that is not a run's first, and its peak in bytes."""
     settings, collection = Settings(), Collection()
     collector = Collector(settings, backend=backend, budget=MemoryBudget.for_device("cuda", CARD))
     session = Session(settings, collection, Run(), collector=collector)
@@ -136,7 +139,9 @@ def count(model: Model, latent: int, images: int, backend: BackendName) -> Launc
     evaluate(session, layers, latent, images)
     with CudaAttention(), Launches() as launches:
         evaluate(session, layers, latent, images)
-    return launches
+    with CudaAttention(), LiveBytes() as memory:
+        evaluate(session, layers, latent, images)
+    return launches, memory.peak
 
 
 def run() -> list[dict[str, Any]]:
@@ -144,7 +149,8 @@ def run() -> list[dict[str, Any]]:
     rows = []
     for model in MODELS:
         for latent, images, backend in product(model.latents, (1, 2, 4), BACKENDS):
-            launches = count(model, latent, images, backend)
+            launches, peak = count(model, latent, images, backend)
             name = f"{model.name} {latent}², {images} image{'s' if images > 1 else ''}, {backend}"
-            rows.append({"name": name, "launches": launches.operations.total(), "bytes": launches.bytes})
+            figures = {"launches": launches.operations.total(), "bytes": launches.bytes}
+            rows.append({"name": name} | figures | {"peak_bytes": peak, "peak": mib(peak)})
     return rows

@@ -2,7 +2,8 @@
 
 Against another checkout of this pack: its figures come from the same run, child processes taking turns. The time is
 the processor's in the public methods of `Session`, `Collector` and `Run`, of which ratio, segments and record are
-"session"; maps that are computed when these ask for them are not.
+"session"; maps that are computed when these ask for them are not. Beside it stands what PyTorch's operations in that
+time take by themselves, called again one after the other with the same tensors.
 """
 
 from __future__ import annotations
@@ -13,18 +14,21 @@ import os
 import subprocess  # nosec B404
 import sys
 import time
-from collections.abc import Callable
-from functools import wraps
+from collections.abc import Callable, Sequence
+from functools import partial, wraps
 from pathlib import Path
 from typing import Any
 
 import torch
+from torch.utils._python_dispatch import TorchDispatchMode
 
 ROOT = Path(__file__).parents[1]
 COLUMNS = {
     "name": "checkout",
     "ours": "all of ours, ms",
+    "ours_operations": "operations alone",
     "session": "session, ms",
+    "session_operations": "operations alone",
     "of_ours": "×",
     "of_session": "×",
 }
@@ -43,6 +47,27 @@ LAYOUT: dict[str, Any] = {
 }
 
 
+class Operations(TorchDispatchMode):
+    """Keeps the operations that PyTorch is asked for, with their tensors, by the names of who asks."""
+
+    def __init__(self, names: Callable[[], Sequence[str]]) -> None:
+        super().__init__()
+        self._names = names
+        self._kept: dict[str, list[Callable[[], Any]]] = {}
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        for name in self._names():
+            self._kept.setdefault(name, []).append(partial(func, *args, **(kwargs or {})))
+        return func(*args, **(kwargs or {}))
+
+    def seconds(self, name: str) -> float:
+        """All of a name once more, one after the other."""
+        start = time.thread_time()
+        for operation in self._kept[name]:
+            operation()
+        return time.thread_time() - start
+
+
 class Watch:
     """Time inside wrapped methods: of the outermost ones, by a name."""
 
@@ -50,6 +75,10 @@ class Watch:
         self.seconds: dict[str, float] = {"session": 0.0, "ours": 0.0}
         self._depth = 0
         self._names: tuple[str, ...] = ()
+
+    def names(self) -> Sequence[str]:
+        """To whose time counts what runs now."""
+        return self._names if self._depth else ()
 
     def around(self, method: Callable[..., Any], names: tuple[str, ...]) -> Callable[..., Any]:
         @wraps(method)
@@ -71,11 +100,13 @@ class Watch:
 
         @wraps(method)
         def timed(*args: Any, **kwargs: Any) -> Any:
-            start = time.thread_time()
+            start, names = time.thread_time(), self._names
+            self._names = tuple(name for name in names if name != "session")
             try:
                 return method(*args, **kwargs)
             finally:
-                if self._depth and "session" in self._names:
+                self._names = names
+                if self._depth and "session" in names:
                     self.seconds["session"] -= time.thread_time() - start
 
         return timed
@@ -114,15 +145,23 @@ def measure() -> dict[str, float]:
     text, latent = torch.randn(2, TOKENS, LAYOUT["cross_attention_dim"]), torch.randn(1, 4, LATENT, LATENT)
     watch, found = Watch(), []
     watch.wrap()
+
+    def sample() -> None:
+        scheduler.set_timesteps(STEPS)
+        with scfg(unet, guidance_scale=7.0, scheduler=scheduler):
+            for t in scheduler.timesteps:
+                unet(torch.cat([latent, latent]), t, encoder_hidden_states=text)
+
     with torch.no_grad():
         for _ in range(4):
             before = dict(watch.seconds)
-            scheduler.set_timesteps(STEPS)
-            with scfg(unet, guidance_scale=7.0, scheduler=scheduler):
-                for t in scheduler.timesteps:
-                    unet(torch.cat([latent, latent]), t, encoder_hidden_states=text)
+            sample()
             found.append({name: (watch.seconds[name] - before[name]) / STEPS for name in before})
-    return {name: min(sampling[name] for sampling in found) for name in found[0]}
+        with Operations(watch.names) as operations:
+            sample()
+        least = {name: min(sampling[name] for sampling in found) for name in found[0]}
+        alone = {f"{name}_operations": min(operations.seconds(name) for _ in range(5)) / STEPS for name in least}
+    return least | alone
 
 
 def child(checkout: Path) -> dict[str, float]:
@@ -145,7 +184,7 @@ def run(against: Path | None, pairs: int) -> list[dict[str, Any]]:
     rows = []
     for checkout in checkouts:
         row: dict[str, Any] = {"name": "this one" if checkout == ROOT else str(against)}
-        for name in ("ours", "session"):
+        for name in found[checkout][0]:
             row[name] = 1000 * min(one[name] for one in found[checkout])
         rows.append(row)
     for row in rows[1:]:

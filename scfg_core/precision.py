@@ -16,7 +16,7 @@ Result = TypeVar("Result")
 
 def compute_dtype(tensor: Tensor) -> torch.dtype:
     """fp64 stays; everything else is computed in fp32."""
-    return torch.promote_types(tensor.dtype, torch.float32)
+    return torch.float64 if tensor.dtype == torch.float64 else torch.float32
 
 
 @lru_cache(maxsize=64)

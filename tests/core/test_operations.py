@@ -5,12 +5,26 @@ import torch
 
 from benchmarks.launches import MODELS, count
 from scfg_core import Prompt
+from scfg_core.collect.budget import MIB
 from scfg_core.method.guidance import guidance_norm
 
 
 @pytest.mark.parametrize(("backend", "most"), [("triton", 90), ("pytorch", 115)])
 def test_an_evaluation_of_sd_15_launches_no_more_than_it_did(backend, most):
-    assert count(MODELS[0], 64, 1, backend).operations.total() <= most
+    assert count(MODELS[0], 64, 1, backend)[0].operations.total() <= most
+
+
+@pytest.mark.parametrize(("backend", "most"), [("triton", 150), ("pytorch", 400)])
+@pytest.mark.parametrize(("model", "latent"), [(model, latent) for model in MODELS for latent in model.latents])
+def test_an_evaluation_of_any_model_launches_some_hundreds_at_most(model, latent, backend, most):
+    assert all(count(model, latent, images, backend)[0].operations.total() <= most for images in (1, 4))
+
+
+@pytest.mark.parametrize(("backend", "most"), [("triton", 600), ("pytorch", 450)])
+@pytest.mark.parametrize("latent", [128, 256])
+def test_one_image_of_sdxl_needs_one_map_at_a_time(latent, backend, most):
+    """S of a 256² latent takes 512 MiB by Triton; blocks of scores by PyTorch 384."""
+    assert count(MODELS[1], latent, 1, backend)[1] <= most * MIB
 
 
 def test_a_host_that_describes_the_same_prompt_again_gets_the_same_object():

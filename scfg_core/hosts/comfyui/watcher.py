@@ -107,8 +107,10 @@ class Watcher:
         options = kwargs.get("transformer_options") or {}
         layer = self._chosen(options)
         self._calls += 1
+        if layer is None:
+            return
         bound = dict(zip(("q", "k", "v", "heads", "mask"), args, strict=False)) | kwargs
-        if layer is None or not {"q", "k", "heads"} <= bound.keys():
+        if not {"q", "k", "heads"} <= bound.keys():
             return
         q, k = bound["q"], bound["k"]
         if not bound.get("skip_reshape"):
