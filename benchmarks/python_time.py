@@ -2,8 +2,8 @@
 
 Against another checkout of this pack: its figures come from the same run, child processes taking turns. The time is
 the processor's in the public methods of `Session`, `Collector` and `Run`, of which ratio, segments and record are
-"session"; maps that are computed when these ask for them are not. Beside it stands what PyTorch's operations in that
-time take by themselves, called again one after the other with the same tensors.
+"session"; maps that are computed when these ask for them are not. Beside it stands what PyTorch's operations take
+by themselves, called again one after the other with the same tensors.
 """
 
 from __future__ import annotations
