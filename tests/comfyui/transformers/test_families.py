@@ -6,6 +6,8 @@ import pytest
 import torch
 
 from scfg_core import Settings
+from scfg_core.collect.backend import PyTorch
+from scfg_core.collect.operators import FlashAttention
 
 from ..expected import scfg, watching
 from .expected import check, guided_run, sample
@@ -28,6 +30,23 @@ def test_labels_foreground_and_guidance_are_the_oracles(patcher, name):
     assert not torch.equal(image, sample(patcher(name), *prompts(family), family.latent(*size, images=2)))
     separate = family.lengths[0] != family.lengths[1] and name != "anima"
     assert [len(each.calls) for each in probe.evaluations] == [2 if separate else 1] * 3
+
+
+@pytest.mark.parametrize("name", NAMES)
+def test_attention_in_place_of_maps_gives_the_same(patcher, monkeypatch, name):
+    """As PyTorch computes large layers on CUDA."""
+    used, attend = [], FlashAttention.propagate
+
+    def propagate(operator, columns, weights):
+        used.append(columns.shape)
+        return attend(operator, columns, weights)
+
+    monkeypatch.setattr(FlashAttention, "propagate", propagate)
+    monkeypatch.setattr(PyTorch, "_flash", lambda *given: True)
+    family = FAMILIES[name]
+    probe, guided, _ = guided_run(patcher(name), family, *prompts(family), family.latent(10, 14))
+    check(probe, guided, family.lengths)
+    assert used
 
 
 @pytest.mark.parametrize("name", NAMES)
