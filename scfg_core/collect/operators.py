@@ -170,11 +170,11 @@ class FlashAttention(Operator):
 
     def text_columns(self, text: slice) -> Tensor:
         heads = self._heads
+        sums, image = self._shares(text, self._image)
+        self._image_share = _mean_share(image)
         kept = None if heads.kept is None else heads.kept[:, text]
-        keys = heads.k[:, :, text]
-        return head_mean_attention(
-            heads.q, keys, scale=heads.scale, block=self._budget.block, kept=kept, sums=self._share(text)
-        )
+        keys, block = heads.k[:, :, text], self._budget.block
+        return head_mean_attention(heads.q, keys, scale=heads.scale, block=block, kept=kept, sums=sums)
 
     def propagate(self, columns: Tensor, power_weights: Sequence[float]) -> Tensor:
         joint, width = self._heads.joint, columns.shape[2]
@@ -204,14 +204,16 @@ class FlashAttention(Operator):
 
     @cached_property
     def _image_share(self) -> Tensor:
-        """(b, n, 1) of every row."""
-        return self._share(self._image).mean(dim=1)[..., None]
+        """(b, n, 1): what the image's keys have of every row."""
+        (share,) = self._shares(self._image)
+        return _mean_share(share)
 
-    def _share(self, keys: slice) -> Tensor:
-        """(b, H, n) in fp32: what the probabilities of some keys add up to in every row of every head."""
-        values = self._k.new_zeros((len(self._k), self._k.shape[2], self._room))
-        values[:, keys, 0] = ONE
-        return self._answer(values)[..., 0].float() / ONE
+    def _shares(self, *places: slice) -> tuple[Tensor, ...]:
+        """(b, H, n) in fp32 each: what the probabilities of some keys add up to in every row of every head."""
+        values = self._k.new_zeros((self._k.shape[0], self._k.shape[2], self._room))
+        for column, place in enumerate(places):
+            values[:, place, column] = ONE
+        return tuple(self._answer(values)[..., : len(places)].float().div_(ONE).unbind(dim=-1))
 
     @full_precision
     def _answer(self, values: Tensor) -> Tensor:
@@ -234,6 +236,9 @@ class FlashAttention(Operator):
 TINY = 1e-30
 """Least mean of a column by which it is divided: a column of zeros stays one."""
 
+LEAST_SHARE = 1e-6
+"""Of the image's keys, by which a row of S is divided."""
+
 ONE = 2.0**10
 """What stands for a share of 1 in fp16: so small ones keep their digits."""
 
@@ -249,7 +254,12 @@ def _pieces(width: int) -> int:
     return -(-width // WIDEST)
 
 
+def _mean_share(share: Tensor) -> Tensor:
+    return share.mean(dim=1).clamp_(min=LEAST_SHARE)[..., None]
+
+
 def aligned(width: int) -> int:
+    """The next multiple of `ALIGNMENT`."""
     return -(-width // ALIGNMENT) * ALIGNMENT
 
 

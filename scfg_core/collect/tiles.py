@@ -9,7 +9,7 @@ from torch import Tensor
 
 from ..precision import full_precision
 from . import fused
-from .operators import Operator, SelfHeads
+from .operators import LEAST_SHARE, Operator, SelfHeads
 
 Keeping = Literal["split", "half", "large", "none"]
 """How S is kept: as two fp16, as one, as one and applied in large tiles, or not at all."""
@@ -23,9 +23,6 @@ HALF_TO = 8192
 
 FEW_KEYS = 1024
 """So many keys beside the image's are faster to sum up than the image's own."""
-
-LEAST_SHARE = 1e-6
-"""Of the image's keys, by which a row is divided."""
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ import torch
 from qk import block, error, exact_mean, exact_propagation, joint_keys, labels
 
 from scfg_core.collect.budget import MIB, MemoryBudget
-from scfg_core.collect.operators import FlashAttention, RowBlocks, SelfHeads, StoredMap
+from scfg_core.collect.operators import LEAST_SHARE, FlashAttention, RowBlocks, SelfHeads, StoredMap
 from scfg_core.method.attention import head_mean_attention
 
 PAPER, UNEVEN = (0, 0.25, 0.25, 0.25, 0.25), (0.1, 0.2, 0.7)
@@ -90,6 +90,15 @@ def test_attention_in_place_of_a_joint_map_gives_the_labels_of_float64(dtype, al
         changed += int((labels(found[..., live]) != labels(expected[..., live])).sum())
         patches += found.shape[0] * found.shape[1]
     assert patches > 6000 and changed <= allowed * patches
+
+
+def test_a_row_without_any_share_of_the_image_stays_finite():
+    some, k, text, image, _ = joint_block(2, 5, 9, 13, width=40, dtype=FP16)
+    loud = k.clone()
+    loud[:, :, text] = 40 * some.q.mean(dim=2, keepdim=True)
+    operator = operator_of(FlashAttention, SelfHeads(some.q, loud, some.scale, image, None, True))
+    found = operator.propagate(operator.text_columns(text), PAPER)
+    assert operator._image_share.min() == LEAST_SHARE and found.isfinite().all()
 
 
 def test_attention_serves_no_joint_layer_as_it_is():
