@@ -144,7 +144,7 @@ def _runs(values: Sequence[int]) -> Iterator[slice]:
 def backend_for(q: Tensor, budget: MemoryBudget) -> Backend:
     """The backend for the q (b, H, n, d) of a layer.
 
-    Decided once for a device, a dtype, a width of heads, a way of keeping S, and whether n fills whole tiles; the
+    Decided once for a device, a dtype, a width of heads, a way of keeping S, and whether tiles have no bounds; the
     first time it waits for the device.
     """
     if _distrusted or not _has_triton(q.device):
@@ -152,7 +152,9 @@ def backend_for(q: Tensor, budget: MemoryBudget) -> Backend:
     from . import fused
 
     images, n = q.shape[0], q.shape[2]
-    proved = _proved(q.device, q.dtype, q.shape[3], _keeping(images, n, budget), n % fused.TILE == 0)
+    keeping = _keeping(images, n, budget)
+    whole = keeping in ("half", "large") and n % fused.TILE == 0
+    proved = _proved(q.device, q.dtype, q.shape[3], keeping, whole)
     return Triton() if proved else PyTorch()
 
 

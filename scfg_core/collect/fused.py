@@ -30,7 +30,8 @@ NARROW = 16
 """Columns that narrow images have at most; the least that tensor cores take."""
 
 TILE = 128
-"""Patches and keys that are multiples of it fill whole tiles, which need no bounds: none is larger."""
+"""Patches and keys that are multiples of it fill whole tiles, which need no bounds: none is larger. Small maps, kept
+as two fp16, have bounds all the same: a kernel less to compile."""
 
 TEXT_KEYS = 128
 """Most keys, in half precision, whose softmax is taken in one tile."""
@@ -141,7 +142,8 @@ def apply_map(
     _launch("_apply_kernel", (_blocks(width, columns), _blocks(n, rows), batch),
         maps, values, base, *((result, values) if last else (base, result)),
         alpha / (map_unit(n) * COLUMN_UNIT), beta, COLUMN_UNIT, n, width, narrow_from, narrow_to, int(last),
-        BM=rows, BN=keys, BW=columns, NARROW=NARROW, PARTS=maps.shape[1], WHOLE=n % TILE == 0, **options,
+        BM=rows, BN=keys, BW=columns, NARROW=NARROW, PARTS=maps.shape[1],
+        WHOLE=maps.shape[1] == 1 and n % TILE == 0, **options,
     )  # fmt: skip
     return result
 
@@ -176,7 +178,7 @@ def _head_mean(
         q, k, lse, _mask(kept, q), out, scale * LOG2E, unit, heads, n, k.shape[2], width,
         *q.stride()[:3], *k.stride()[:3],
         BM=rows, BN=columns, PARTS=parts, MASKED=kept is not None,
-        WHOLE=n % TILE == k.shape[2] % TILE == 0 and width <= k.shape[2], **_sizes(q), **options,
+        WHOLE=parts == 1 and n % TILE == k.shape[2] % TILE == 0, **_sizes(q), **options,
     )  # fmt: skip
 
 
