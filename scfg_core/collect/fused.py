@@ -30,8 +30,8 @@ NARROW = 16
 """Columns that narrow images have at most; the least that tensor cores take."""
 
 TILE = 128
-"""Patches and keys that are multiples of it fill whole tiles, which need no bounds: none is larger. Small maps, kept as
-two fp16, have bounds all the same: fewer kernels to compile."""
+"""Patches and keys that are multiples of it fill whole tiles, which need no bounds: none is larger. Small maps,
+kept as two fp16, have bounds all the same: fewer kernels to compile."""
 
 TEXT_KEYS = 128
 """Most keys, in half precision, whose softmax is taken in one tile."""
