@@ -174,7 +174,8 @@ class FlashAttention(Operator):
         self._image_share = _mean_share(image)
         kept = None if heads.kept is None else heads.kept[:, text]
         keys, block = heads.k[:, :, text], self._budget.block
-        return head_mean_attention(heads.q, keys, scale=heads.scale, block=block, kept=kept, sums=sums)
+        columns = head_mean_attention(heads.q, keys, scale=heads.scale, block=block, kept=kept, sums=sums)
+        return columns if kept is None else columns.nan_to_num_(0.0)  # a text of which no key is left
 
     def propagate(self, columns: Tensor, power_weights: Sequence[float]) -> Tensor:
         joint, width = self._heads.joint, columns.shape[2]

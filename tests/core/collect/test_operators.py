@@ -92,6 +92,16 @@ def test_attention_in_place_of_a_joint_map_gives_the_labels_of_float64(dtype, al
     assert patches > 6000 and changed <= allowed * patches
 
 
+@pytest.mark.parametrize("kind", [StoredMap, RowBlocks, FlashAttention])
+def test_a_text_of_which_no_key_is_left_has_no_share(kind):
+    some, k, text, image, kept = joint_block(2, 5, 9, 13, width=40)
+    kept[1, text] = False
+    operator = operator_of(kind, SelfHeads(some.q, k, some.scale, image, kept, True))
+    columns = operator.text_columns(text)
+    found = operator.propagate(columns, PAPER)
+    assert not columns[1].any() and not found[1].any() and found[0].all()
+
+
 def test_a_row_without_any_share_of_the_image_stays_finite():
     some, k, text, image, _ = joint_block(2, 5, 9, 13, width=40, dtype=FP16)
     loud = k.clone()
