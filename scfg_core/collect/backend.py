@@ -78,11 +78,13 @@ class PyTorch:
         together = budget.images_at_once(len(widths), size, scores=budget.block)
         flash = self._flash(heads, budget)
         step = len(widths) if flash or not together else together
+        cheap = n <= FLASH_FROM and heads.q.device.type != "cpu"  # to multiply: one call for all of them is cheaper
         for first in range(0, len(widths), step):
             stored = StoredMap.made_of(heads[first : first + step], budget) if together and not flash else None
-            for run in _runs(widths[first : first + step]):
+            some = widths[first : first + step]
+            for run in [slice(0, len(some))] if cheap else _runs(some):
                 images = slice(first + run.start, first + run.stop)
-                width = min(room, self.padded(widths[images.start]))
+                width = min(room, self.padded(max(widths[images])))
                 if flash:
                     yield images, width, FlashAttention(heads[images], width, budget)
                 else:
