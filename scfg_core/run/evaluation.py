@@ -19,6 +19,12 @@ from ..method.guidance import guidance_norm
 from ..method.segment import Segmentation
 from .noise import NoiseLevel
 
+FEW_NUMBERS = 2**22
+"""Of latents whose previews are made together."""
+
+READ_TOGETHER = 32
+"""Evaluations that are read off the device at a time."""
+
 
 @dataclass(frozen=True)
 class Evaluation:
@@ -68,11 +74,7 @@ class Evaluation:
 
     def read(self) -> "Evaluation":
         """The same on the CPU, with sigma as a number."""
-        moved: dict[str, Any] = {
-            name: value.cpu() for name, value in vars(self).items() if isinstance(value, Tensor)
-        }
-        moved["sigma"] = float(torch.as_tensor(self.sigma).flatten()[0])
-        return replace(self, **moved)
+        return read_all([self])[0]
 
 
 @dataclass(frozen=True)
@@ -83,7 +85,8 @@ class Observation:
     norm          η (B, H, W) of the predictions' difference, in their terms.
     uncond        ε(x, ∅) (B, C, H, W), times the noise level's `epsilon_divisor`.
     ratio         r (B, 1, H, W), None where S-CFG only observes.
-    preview       gives (B, 3, ≤256, ≤256) uint8.
+    guided        gives the guided prediction (B, C, …), for the preview.
+    preview       from guided predictions (N, C, …) to images (N, 3, ≤256, ≤256) uint8; one for a whole run.
     followed      masks (B, H, W) that followed words and acted.
     """
 
@@ -95,12 +98,13 @@ class Observation:
     noise: NoiseLevel
     uncond: Tensor
     ratio: Tensor | None
+    guided: Callable[[], Tensor]
     fresh: bool = True
-    preview: Callable[[], Tensor] | None = None
+    preview: Callable[[Tensor], Tensor] | None = None
     soft: Tensor | None = None
     followed: tuple[Tensor, ...] = ()
 
-    def read(self) -> "Evaluation":
+    def read(self) -> Evaluation:
         """The evaluation on the CPU."""
         return evaluations_of([self])[0].read()
 
@@ -116,12 +120,11 @@ def evaluations_of(observations: Sequence[Observation]) -> list[Evaluation]:
 
 def _evaluations(observations: Sequence[Observation]) -> list[Evaluation]:
     grid = observations[0].segmentation.grid
-    norm = torch.stack([_in_units(seen.norm, seen.noise.epsilon_unit) for seen in observations])
+    levels = _together([seen.noise for seen in observations])
+    norm = _in_units(torch.stack([seen.norm for seen in observations]), [level.epsilon_unit for level in levels])
     ratio = torch.stack([_ratio_of(seen) for seen in observations])
     uncond = guidance_norm(torch.cat([seen.uncond for seen in observations])).view_as(norm)
-    uncond = torch.stack(
-        [_in_units(part, 1 / seen.noise.epsilon_divisor) for part, seen in zip(uncond, observations, strict=True)]
-    )
+    uncond = _in_units(uncond, [1 / level.epsilon_divisor for level in levels])
     maps = torch.stack((norm, norm * ratio, uncond, ratio))
     means = patch_mean(rearrange(maps, "what e b h w -> (what e b) h w"), grid)
     means = rearrange(means, "(what e b) h w -> e what b h w", what=4, e=len(observations))
@@ -138,27 +141,85 @@ def _evaluations(observations: Sequence[Observation]) -> list[Evaluation]:
             diffusion=diffusion,
             ratio=mean_ratio,
             fresh=seen.fresh,
-            preview=None if seen.preview is None else seen.preview(),
+            preview=preview,
             soft=seen.soft,
             soft_labels=() if seen.soft is None else seen.segmentation.score_labels,
             followed=torch.stack([patch_mean(mask, grid) for mask in seen.followed]) if seen.followed else None,
             frames=seen.segmentation.frames,
         )
-        for seen, compact, (classifier, rescaled, diffusion, mean_ratio) in zip(
-            observations, labels, means, strict=True
+        for seen, compact, preview, (classifier, rescaled, diffusion, mean_ratio) in zip(
+            observations, labels, _previews(observations), means, strict=True
         )
     ]
+
+
+def read_all(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
+    """The same on the CPU, with sigma as a number: what is alike of several crosses over in one piece."""
+    found: list[Evaluation] = []
+    for first in range(0, len(evaluations), READ_TOGETHER):
+        found += _read_together(evaluations[first : first + READ_TOGETHER])
+    return found
+
+
+def _read_together(evaluations: Sequence[Evaluation]) -> list[Evaluation]:
+    parts: list[dict[str, Any]] = [dict(vars(evaluation)) for evaluation in evaluations]
+    alike: dict[Any, list[tuple[dict[str, Any], str]]] = {}
+    for part in parts:
+        if isinstance(part["sigma"], Tensor):
+            part["sigma"] = part["sigma"].flatten()[0]
+        for name, value in part.items():
+            if isinstance(value, Tensor):
+                alike.setdefault((value.shape, value.dtype, value.device), []).append((part, name))
+    for places in alike.values():
+        values = torch.stack([part[name] for part, name in places]).cpu().unbind()
+        for (part, name), value in zip(places, values, strict=True):
+            part[name] = value
+    return [replace(evaluations[0], **part | {"sigma": float(part["sigma"])}) for part in parts]
 
 
 def _ratio_of(seen: Observation) -> Tensor:
     return torch.ones_like(seen.norm) if seen.ratio is None else seen.ratio[:, 0]
 
 
-def _in_units(norm: Tensor, unit: Tensor | float) -> Tensor:
-    """A norm (B, H, W) times a factor that is a number, or broadcasts against (B, C, H, W)."""
+def _together(levels: Sequence[NoiseLevel]) -> Sequence[NoiseLevel]:
+    """The levels as one, of tensors (E, B, …), where they differ in their numbers alone; else as they are."""
+    signals, noises = (_stacked([getattr(level, name) for level in levels]) for name in ("signal", "noise"))
+    if signals is None or noises is None or len({level.prediction for level in levels}) > 1:
+        return levels
+    return [replace(levels[0], signal=signals, noise=noises)]
+
+
+def _stacked(numbers: Sequence[Tensor | float]) -> Tensor | float | None:
+    """Numbers of several evaluations: a tensor (E, B, C, H, W) of tensors, one number where all are the same."""
+    tensors = [number for number in numbers if isinstance(number, Tensor)]
+    if len(tensors) == len(numbers) and len({tensor.shape for tensor in tensors}) == 1:
+        return torch.stack([tensor.reshape((1,) * (4 - tensor.ndim) + tensor.shape) for tensor in tensors])
+    return numbers[0] if not tensors and len(set(numbers)) == 1 else None
+
+
+def _in_units(norms: Tensor, units: Sequence[Tensor | float]) -> Tensor:
+    """Norms (E, B, H, W) times one factor, or one for each: numbers, or tensors against (B, C, H, W)."""
+    if len(units) > 1:
+        return torch.cat([_in_units(norm[None], [unit]) for norm, unit in zip(norms, units, strict=True)])
+    (unit,) = units
     if isinstance(unit, Tensor):
-        return norm * (unit[:, 0] if unit.ndim == 4 else unit)
-    return norm if unit == 1 else norm * unit
+        return norms * (unit[..., 0, :, :] if unit.ndim > 2 else unit)
+    return norms if unit == 1 else norms * unit
+
+
+def _previews(observations: Sequence[Observation]) -> list[Tensor | None]:
+    """The images of evaluations of one shape, as many at a time as are small together."""
+    images: list[Tensor | None] = []
+    step = max(1, FEW_NUMBERS // observations[0].uncond.numel())
+    for preview, group in groupby(observations, key=lambda seen: seen.preview):
+        found = list(group)
+        if preview is None:
+            images += [None] * len(found)
+            continue
+        for first in range(0, len(found), step):
+            guided = [seen.guided() for seen in found[first : first + step]]
+            images += preview(torch.cat(guided)).split([len(one) for one in guided])
+    return images
 
 
 def _compact(segmentations: Sequence[Segmentation]) -> Tensor:

@@ -4,6 +4,7 @@ from collections.abc import Callable, Hashable
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+import torch
 from einops import rearrange
 from torch import Tensor
 
@@ -68,7 +69,7 @@ class Predictions:
     def guided(self, ratio: Tensor | None) -> Tensor:
         """The guided prediction (B, C, H, W), for a preview: Eq. 12, or Eq. 7 where r is None."""
         delta = self.delta if ratio is None else self.delta * ratio
-        return self.uncond + self.guidance_scale * delta
+        return torch.add(self.uncond, delta, alpha=self.guidance_scale)
 
     def folded(self) -> "Predictions":
         """The same with the frames one below the other, (B, C, T·H, W)."""

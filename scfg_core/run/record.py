@@ -5,8 +5,9 @@ them, and the flags, once.
 """
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
+from itertools import groupby
 
 import torch
 from torch import Tensor
@@ -16,7 +17,7 @@ from ..method.fusion import TokenMaps
 from ..method.segment import Segmentation
 from ..method.settings import Settings
 from ..prompt import Prompt
-from .evaluation import Evaluation, Observation, by_label, evaluations_of
+from .evaluation import Evaluation, Observation, by_label, evaluations_of, read_all
 from .fingerprint import Fingerprint
 from .notes import Note
 
@@ -164,7 +165,7 @@ class Run:
         waiting, self._waiting = self._waiting, []
         found = [seen.segmentation for seen in waiting]
         finite = [regions.finite for regions in found if regions.finite is not None]
-        finite += [total - total == 0 for total in _joined([seen.norm.sum(dim=(1, 2)) for seen in waiting])]
+        finite += [total - total == 0 for total in _totals([seen.norm for seen in waiting])]
         separated = [regions.has_foreground for regions in found if regions.has_foreground is not None]
         self._all_finite = _all(self._all_finite, finite)
         self._all_foreground = _all(self._all_foreground, separated)
@@ -196,7 +197,7 @@ class Run:
         """Read everything off the device, once; a run that recorded nothing says why, if nobody did."""
         if self.closed:
             return
-        self.evaluations = [evaluation.read() for evaluation in self.evaluations]
+        self.evaluations = read_all(self.evaluations)
         self.token_sums = {labels: sums.cpu() for labels, sums in self.token_sums.items()}
         if self._all_finite is not None and not bool(self._all_finite):
             self.note(Note.NOT_FINITE)
@@ -217,6 +218,12 @@ def _all(so_far: Tensor | None, flags: list[Tensor]) -> Tensor | None:
         return so_far
     now = _joined(flags)[0].all()
     return now if so_far is None else so_far & now.to(so_far.device)
+
+
+def _totals(norms: list[Tensor]) -> Iterator[Tensor]:
+    """Sums (…) of norms (B, H, W), those of one shape at a time: finite where all their cells are."""
+    for _, alike in groupby(norms, key=lambda norm: norm.shape):
+        yield torch.stack(list(alike)).sum(dim=(2, 3)).flatten()
 
 
 def _joined(parts: list[Tensor]) -> list[Tensor]:

@@ -127,12 +127,12 @@ class Session:
         predictions: Predictions,
         cond: Sequence[Placement],
         uncond: Sequence[Placement],
-        preview: Callable[[Tensor | None], Tensor] | None = None,
+        preview: Callable[[Tensor], Tensor] | None = None,
     ) -> Tensor | None:
         """r (B, 1, H, W), or (B, 1, T, H, W), for this evaluation, or None for plain CFG; records it either way.
 
         cond, uncond  where the prompts act; the same prompts in the same order at every evaluation of a run.
-        preview       from r to the predicted image, (B, 3, ≤256, ≤256) uint8.
+        preview       from guided predictions (N, C, …) to images, (N, 3, ≤256, ≤256) uint8.
         """
         if self._given_up:
             return None
@@ -145,7 +145,7 @@ class Session:
 
     @guarded
     def ratio_by_magnitude(
-        self, predictions: Predictions, preview: Callable[[Tensor | None], Tensor] | None = None
+        self, predictions: Predictions, preview: Callable[[Tensor], Tensor] | None = None
     ) -> Tensor | None:
         """r for an evaluation whose attention cannot be observed (`run.magnitude`); records it."""
         return None if self._given_up else self._magnitude(predictions, preview)
@@ -157,9 +157,7 @@ class Session:
             return None
         return segment_entries(self._maps.tokens(seen, device), [], self.settings, latent)
 
-    def _magnitude(
-        self, predictions: Predictions, preview: Callable[[Tensor | None], Tensor] | None
-    ) -> Tensor | None:
+    def _magnitude(self, predictions: Predictions, preview: Callable[[Tensor], Tensor] | None) -> Tensor | None:
         cond = predictions.cond
         segmentation = magnitude_patches(len(cond), predictions.latent, cond.device)
         self.run.prompts = self.run.prompts or [Prompt("cond", ("word",), (ALL_PATCHES,), (0,))]
@@ -172,7 +170,7 @@ class Session:
         segmentation: Segmentation,
         settings: Settings,
         fresh: bool,
-        preview: Callable[[Tensor | None], Tensor] | None,
+        preview: Callable[[Tensor], Tensor] | None,
     ) -> Tensor | None:
         """The ratio map of a segmentation, recorded."""
         folded, ratio, shaped = predictions.folded(), None, None
@@ -185,8 +183,8 @@ class Session:
             if predictions.cond.ndim == 5:
                 shaped = rearrange(ratio, "b one (t h) w -> b one t h w", t=frames)
         try:
-            shown = None if preview is None else partial(preview, shaped)
-            self._record(folded, segmentation, norm, ratio, fresh, shown)
+            guided = partial(predictions.guided, shaped)
+            self._record(folded, segmentation, norm, ratio, fresh, guided, preview)
         except Exception as error:  # the guidance does not depend on its record
             logging.exception("S-CFG could not record an evaluation", exc_info=error)
             self.run.note(Note.UNRECORDED)
@@ -265,7 +263,8 @@ class Session:
         norm: Tensor,
         ratio: Tensor | None,
         fresh: bool,
-        preview: Callable[[], Tensor] | None,
+        guided: Callable[[], Tensor],
+        preview: Callable[[Tensor], Tensor] | None,
     ) -> None:
         scores = self._scores if self.collection.soft_maps and fresh else None
         observation = Observation(
@@ -278,6 +277,7 @@ class Session:
             uncond=predictions.noise.undivided_epsilon(predictions.x, predictions.uncond),
             ratio=ratio,
             fresh=fresh,
+            guided=guided,
             preview=preview,
             soft=None if scores is None else scores.half(),
             followed=tuple(self.acting),

@@ -192,7 +192,7 @@ def test_a_second_thread_that_fails_after_the_first_gave_up_says_nothing_more(ca
 def test_what_cannot_be_recorded_is_guided_all_the_same(monkeypatch, where):
     wanted, how = evaluate(new_session()[0]), {}
     if where == "preview":
-        how = {"preview": lambda ratio: 1 / 0}
+        how = {"preview": lambda guided: 1 / 0}
     else:
         monkeypatch.setattr(f"scfg_core.{where}", lambda *_, **__: 1 / 0)
     session, run = new_session()
@@ -203,7 +203,7 @@ def test_what_cannot_be_recorded_is_guided_all_the_same(monkeypatch, where):
 def test_one_evaluation_that_cannot_be_recorded_does_not_cost_the_others_their_records():
     session, run = new_session()
     for seed in range(3):
-        evaluate(session, seed=seed, preview=(lambda ratio: 1 / 0) if seed == 1 else None)
+        evaluate(session, seed=seed, preview=(lambda guided: 1 / 0) if seed == 1 else None)
     run.close()
     assert [kept.index for kept in run.evaluations] == [0, 2] and run.notes == [Note.UNRECORDED.text]
 
@@ -213,10 +213,41 @@ def test_nothing_for_views_is_computed_before_somebody_looks(monkeypatch):
     real = scfg_core.run.evaluation.patch_mean
     monkeypatch.setattr("scfg_core.run.evaluation.patch_mean", lambda *how: computed.append(None) or real(*how))
     session, run = new_session()
+
+    def preview(guided):
+        computed.append(None)
+        return torch.zeros(len(guided), 3, 8, 10, dtype=torch.uint8)
+
     for seed in range(MOST_WAITING + 3):
-        evaluate(session, seed=seed, preview=lambda ratio: computed.append(None) or torch.zeros(1))
-        assert len(computed) == (0 if seed < MOST_WAITING - 1 else 1 + MOST_WAITING)
-    assert len(run.evaluations) == MOST_WAITING + 3 and len(computed) == MOST_WAITING + 3 + 2
+        evaluate(session, seed=seed, preview=preview)
+        assert len(computed) == (0 if seed < MOST_WAITING - 1 else 2)
+    assert len(run.evaluations) == MOST_WAITING + 3 and len(computed) == 4, "maps and images of all at once, twice"
+
+
+@pytest.mark.parametrize("alike", [True, False])
+def test_what_is_recorded_together_is_what_is_recorded_one_by_one(alike):
+    """Of one size and one kind of noise level, or of several."""
+    sizes = [(8, 10)] * 5 if alike else [(8, 10), (8, 10), (16, 20), (8, 10), (16, 20)]
+    units = [torch.full((1, 1, 1, 1), 0.5 + seed) if alike or seed % 2 else 0.5 + seed for seed in range(5)]
+
+    def preview(guided):
+        return (40 * guided[:, :3]).clamp(0, 255).byte()
+
+    (together, run), (single, seen) = new_session(), new_session()
+    for seed in range(5):
+        how = {"size": sizes[seed], "epsilon_unit": units[seed], "preview": preview}
+        evaluate(together, seed, **how)
+        evaluate(single, seed, **how)
+        assert len(seen.evaluations) == seed + 1  # looked at after every one
+    run.close()
+    seen.close()
+    for one, other in zip(run.evaluations, seen.evaluations, strict=True):
+        found, wanted = vars(one), vars(other)
+        assert all(
+            torch.equal(value, wanted[name]) if isinstance(value, torch.Tensor) else value == wanted[name]
+            for name, value in found.items()
+        )
+        assert isinstance(one.sigma, float) and one.preview is not None
 
 
 def test_predictions_that_are_not_finite_are_said_once_at_the_end():

@@ -199,20 +199,17 @@ class SamplingRun:
         sides = self._sides(args) if self._inactive is None else None
         if sides is not None and self._prompts is not None:
             cond, uncond = (self._prompts.placements(index) for index in sides)
-            ratio = self.session.ratio(predictions, cond, uncond, self._preview_of(predictions))
+            ratio = self.session.ratio(predictions, cond, uncond, self._preview)
         elif self._by_magnitude and args["input_uncond"] is not None:
             if self._prompts is None:
                 self.session.begin({})
                 self.session.end_batch()
-            ratio = self.session.ratio_by_magnitude(predictions, self._preview_of(predictions))
+            ratio = self.session.ratio_by_magnitude(predictions, self._preview)
         else:
             ratio = None
             self._record_unguided(predictions)
         self._guided |= ratio is not None
         return ratio
-
-    def _preview_of(self, predictions: Predictions) -> Callable[[Tensor | None], Tensor]:
-        return lambda ratio: self._preview(predictions.guided(ratio))
 
     def _sides(self, args: dict) -> tuple[int, int] | None:
         """Which of the lists that were run are the conditional and the unconditional one."""
@@ -269,7 +266,7 @@ class SamplingRun:
         if self._prompts is not None and self._base is not None and self._skip_reason is Note.CFG_ONE:
             alone = replace(predictions, uncond=predictions.cond, active=False)
             places = self._prompts.base_placements(self._base)
-            self.session.ratio(alone, places, [], self._preview_of(alone))
+            self.session.ratio(alone, places, [], self._preview)
 
     # the end
 
