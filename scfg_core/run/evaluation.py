@@ -22,7 +22,7 @@ from .noise import NoiseLevel
 FEW_NUMBERS = 2**22
 """Of latents whose previews are made together."""
 
-READ_TOGETHER = 32
+READ_TOGETHER = 16
 """Evaluations that are read off the device at a time."""
 
 
