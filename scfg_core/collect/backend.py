@@ -1,8 +1,8 @@
 """Who computes: the Triton kernels where they work, else PyTorch's own operations; both give the same labels.
 
-Triton is asked for on NVIDIA cards of compute capability 8.0 and later. It is used for a kind of q and k once the
-kernels have given, on that device, what PyTorch gives on small tensors; whatever goes wrong with it, PyTorch takes
-over for good. Most Windows users have no Triton.
+Triton is asked for on NVIDIA cards of compute capability 8.0 and later, for layers that are not small. It is used
+for a kind of q and k once the kernels have given, on that device, what PyTorch gives on small tensors; whatever
+goes wrong with it, PyTorch takes over for good. Most Windows users have no Triton.
 """
 
 import functools
@@ -27,6 +27,10 @@ BackendName = Literal["triton", "pytorch"]
 
 FLASH_FROM = 2048
 """From so many patches on, CUDA's own attention is faster than PyTorch's products with a stored S."""
+
+FEW_SCORES = 2 * MIB
+"""Scores of a call, in numbers, up to which PyTorch's operations take less of a processor's time than Triton's
+launches, and leave nothing to compile; a card is done with either in no time."""
 
 TOLERANCE = 1e-3
 """Largest difference between Triton and PyTorch in the proof, relative to the largest value."""
@@ -144,16 +148,16 @@ def _runs(values: Sequence[int]) -> Iterator[slice]:
 
 
 def backend_for(q: Tensor, budget: MemoryBudget) -> Backend:
-    """The backend for the q (b, H, n, d) of a layer.
+    """The backend for the q (b, H, n, d) of a layer: PyTorch where there is little to compute.
 
-    Decided once for a device, a dtype, a width of heads, a way of keeping S, and whether tiles have no bounds; the
-    first time it waits for the device.
+    Else decided once for a device, a dtype, a width of heads, a way of keeping S, and whether tiles have no bounds;
+    the first time it waits for the device.
     """
-    if _distrusted or not _has_triton(q.device):
+    images, heads, n = q.shape[:3]
+    if _distrusted or images * heads * n * n <= FEW_SCORES or not _has_triton(q.device):
         return PyTorch()
     from . import fused
 
-    images, n = q.shape[0], q.shape[2]
     keeping = _keeping(images, n, budget)
     whole = keeping in ("half", "large") and n % fused.TILE == 0
     proved = _proved(q.device, q.dtype, q.shape[3], keeping, whole)

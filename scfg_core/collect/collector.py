@@ -57,8 +57,6 @@ class Collector:
     ) -> None:
         self.settings = settings
         self._propagates = needs_self_attention(settings.power_weights)
-        self.backend: BackendName | None = backend
-        """Who computed the last layer; before the first, who was asked for."""
         if backend is not None and backend not in BACKENDS:
             raise SettingsError(f"expected a backend of {', '.join(BACKENDS)}, got {backend!r}: leave it out")
         self._forced = None if backend is None else BACKENDS[backend]()
@@ -78,6 +76,12 @@ class Collector:
             self._due_bytes = 0
             self.skipped: set[tuple[str, Hashable]] = set()
             """(layer, prompt) whose calls in this evaluation did not fit: another node tiles or merges tokens."""
+            self._computed_by: set[BackendName] = set()
+
+    @property
+    def backend(self) -> BackendName | None:
+        """Who computed this evaluation's maps: Triton, if but the small layers were left to PyTorch."""
+        return "triton" if "triton" in self._computed_by else next(iter(self._computed_by), None)
 
     def declare(self, prompts: Mapping[Key, Prompt]) -> None:
         """More prompts of this evaluation, whose rows follow."""
@@ -244,15 +248,16 @@ class Collector:
 
         def attempt() -> Result:
             backend = self._forced or backend_for(q, budget)
-            self.backend = backend.name
             try:
-                return compute(backend)
+                result = compute(backend)
             except Exception as error:
                 if backend is self._forced or backend.name == "pytorch" or is_out_of_memory(error):
                     raise
                 distrust(error)
-                self.backend = "pytorch"
-                return compute(PyTorch())
+                backend = PyTorch()
+                result = compute(backend)
+            self._computed_by.add(backend.name)
+            return result
 
         return budget.run(attempt)
 

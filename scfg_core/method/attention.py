@@ -84,7 +84,7 @@ def row_blocks(
     scores = q.new_empty(together * step * height * m, dtype=dtype)
     for first in range(0, batch, together):
         images = slice(first, min(first + together, batch))
-        keys = _stacked(_rows(k, images), dtype) * factor
+        keys = _stacked(_rows(k, images), dtype)
         mask = None if kept is None else ~kept[images, None, None]
         for top in range(0, n, height):
             rows = slice(top, min(top + height, n))
@@ -92,38 +92,40 @@ def row_blocks(
             maps = keys.new_empty(size) if out is None else _rows(_rows(out, images), rows, axis=1)
             queries = _rows(_rows(q, images), rows, axis=2)
             total = None if sums is None else _rows(_rows(sums, images), rows, axis=2)
-            _write_mean(maps, queries, keys, scores, mask, total)
+            _write_mean(maps, queries, keys, factor, scores, mask, total)
             yield images, rows, maps
 
 
 def _write_mean(
-    out: Tensor, q: Tensor, keys: Tensor, memory: Tensor, mask: Tensor | None, sums: Tensor | None
+    out: Tensor, q: Tensor, keys: Tensor, scale: float, memory: Tensor, mask: Tensor | None, sums: Tensor | None
 ) -> None:
     """Write the head mean of some rows into `out` (b, r, m), so many heads at a time as fit `memory`.
 
-    keys (b·H, m, d), times the scale; sums (b, H, r)
+    keys (b·H, m, d); sums (b, H, r)
     """
     batch, heads, rows, _ = q.shape
     m = keys.shape[1]
     step = min(heads, memory.shape[0] // (batch * rows * m))
     if step == heads:
-        torch.mean(_shares(q, keys, memory, mask, sums), dim=1, out=out)
+        torch.mean(_shares(q, keys, scale, memory, mask, sums), dim=1, out=out)
         return
     out.zero_()
     keys = keys.unflatten(0, (batch, heads))
     for first in range(0, heads, step):
         some = slice(first, first + step)
         total = None if sums is None else sums[:, some]
-        shares = _shares(q[:, some], keys[:, some].flatten(0, 1), memory, mask, total)
+        shares = _shares(q[:, some], keys[:, some].flatten(0, 1), scale, memory, mask, total)
         out.add_(shares[:, 0] if step == 1 else shares.sum(dim=1), alpha=1 / heads)
 
 
-def _shares(q: Tensor, keys: Tensor, memory: Tensor, mask: Tensor | None, sums: Tensor | None) -> Tensor:
+def _shares(
+    q: Tensor, keys: Tensor, scale: float, memory: Tensor, mask: Tensor | None, sums: Tensor | None
+) -> Tensor:
     """Probabilities (b, H, r, m) of q (b, H, r, d) and keys (b·H, m, d); the scores are written into `memory`."""
     (batch, heads, rows, _), (stacked, m, _) = q.shape, keys.shape
     size = stacked * rows * m
     scores = _rows(memory, slice(0, size)).view(stacked, rows, m)
-    torch.bmm(_stacked(q, keys.dtype), keys.mT, out=scores)
+    torch.baddbmm(scores, _stacked(q, keys.dtype), keys.mT, beta=0, alpha=scale, out=scores)
     scores = scores.view(batch, heads, rows, m)
     if mask is not None:
         scores.masked_fill_(mask, -torch.inf)

@@ -136,8 +136,8 @@ def card(monkeypatch):
     backends._proved.cache_clear()
 
 
-def chosen(width=64, dtype=torch.float16, device=CUDA):
-    q = SimpleNamespace(device=device, dtype=dtype, shape=(2, 10, 4096, width))  # there is no such device to be on
+def chosen(width=64, dtype=torch.float16, device=CUDA, n=4096):
+    q = SimpleNamespace(device=device, dtype=dtype, shape=(2, 10, n, width))  # there is no such device to be on
     return backend_for(q, MemoryBudget.for_device("cuda", 12 * GIB)).name
 
 
@@ -172,6 +172,11 @@ def test_pytorch_computes_where_the_operators_cannot_be_registered(card, monkeyp
 @pytest.mark.parametrize("kind", ["cpu", "mps", "xpu", "privateuseone"])
 def test_other_devices_compute_by_pytorch(card, kind):
     assert chosen(device=torch.device(kind)) == "pytorch" and not card.proofs
+
+
+def test_small_layers_are_left_to_pytorch_and_ask_for_no_proof(card):
+    assert [chosen(n=side * side) for side in (8, 16, 32)] == ["pytorch", "pytorch", "triton"]
+    assert len(card.proofs) == 1
 
 
 def test_triton_is_not_asked_again_once_it_failed(card):
