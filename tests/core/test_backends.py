@@ -7,9 +7,11 @@ import torch
 from cases import AUTHORS, BUDGETS, PAPER, SETTINGS, array, feed, gathered, maps_of, pair, rng_of, two_branches
 
 import scfg_core.collect.backend
+import scfg_core.collect.collector
 import scfg_core.collect.operators
 from benchmarks.memory import MIB, LiveBytes
 from scfg_core import Grid, Prompt
+from scfg_core.collect.backend import PyTorch
 from scfg_core.collect.budget import CollectorOutOfMemory, MemoryBudget
 from scfg_core.collect.calls import Rows
 from scfg_core.collect.collector import Collector
@@ -224,3 +226,33 @@ def test_other_errors_of_the_device_are_not_taken_for_lack_of_memory(monkeypatch
     with pytest.raises(RuntimeError, match="device-side assert"):
         feed(collector, [block], rows)
         collector.token_maps("positive")
+
+
+class Pretended(PyTorch):
+    """Computes as PyTorch does, under the other name."""
+
+    name = "triton"
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_the_maps_are_by_triton_if_any_layer_is_and_by_pytorch_once_it_failed(monkeypatch, fails):
+    def cross_maps(self, *given):
+        if fails:
+            raise RuntimeError("illegal instruction")
+        return PyTorch.cross_maps(self, *given)
+
+    monkeypatch.setattr(Pretended, "cross_maps", cross_maps)
+    monkeypatch.setattr(scfg_core.collect.backend, "_distrusted", False)
+    chosen = {12: Pretended(), 6: PyTorch()}
+    monkeypatch.setattr(scfg_core.collect.collector, "backend_for", lambda q, budget: chosen[q.shape[2]])
+    rng = rng_of(21)
+    blocks = [pair(rng, name, grid, 2, 5) for name, grid in (("large", Grid(3, 4)), ("small", Grid(2, 3)))]
+    prompts, rows = two_branches(1, 5)
+    collector = Collector(PAPER)
+    assert collector.backend is None
+    for _ in range(2):
+        collector.begin(prompts)
+        assert collector.backend is None
+        feed(collector, blocks, rows)
+        collector.token_maps("positive")
+        assert collector.backend == ("pytorch" if fails else "triton")
