@@ -80,7 +80,7 @@ class Collector:
 
     @property
     def backend(self) -> BackendName | None:
-        """Who computed this evaluation's maps: Triton, if but the small layers were left to PyTorch."""
+        """Who computed this evaluation's maps: Triton, even where small layers were left to PyTorch."""
         return "triton" if "triton" in self._computed_by else next(iter(self._computed_by), None)
 
     def declare(self, prompts: Mapping[Key, Prompt]) -> None:
