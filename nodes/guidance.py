@@ -109,7 +109,8 @@ class SCFGGuidance(io.ComfyNode):
 def _custom_inputs() -> list[Any]:
     """Widgets below the preset, in the order of `Settings`; all optional, so that old workflows still load."""
     return [
-        io.Combo.Input(
+        advanced(
+            io.Combo,
             "benchmark",
             options=["foreground", "all"],
             default="foreground",
@@ -117,7 +118,8 @@ def _custom_inputs() -> list[Any]:
             tooltip="Target for all regions: the mean guidance of the foreground, or of the whole "
             "image." + _ONLY_CUSTOM,
         ),
-        io.Float.Input(
+        advanced(
+            io.Float,
             "ratio_min",
             default=0.8,
             min=0.0,
@@ -126,7 +128,8 @@ def _custom_inputs() -> list[Any]:
             optional=True,
             tooltip="Minimum region scale, relative to the CFG scale." + _ONLY_CUSTOM,
         ),
-        io.Float.Input(
+        advanced(
+            io.Float,
             "ratio_max",
             default=3.0,
             min=1.0,
@@ -135,7 +138,8 @@ def _custom_inputs() -> list[Any]:
             optional=True,
             tooltip="Maximum region scale, relative to the CFG scale." + _ONLY_CUSTOM,
         ),
-        io.Combo.Input(
+        advanced(
+            io.Combo,
             "cap",
             options=["soft", "hard", "none"],
             default="soft",
@@ -143,13 +147,15 @@ def _custom_inputs() -> list[Any]:
             tooltip="soft: no region is raised above 15. hard: no scale exceeds 15, not even your CFG scale (as in "
             "the authors' code). none: no limit." + _ONLY_CUSTOM,
         ),
-        io.Boolean.Input(
+        advanced(
+            io.Boolean,
             "smooth_ratio",
             default=True,
             optional=True,
             tooltip="Slightly blur the borders between the region scales." + _ONLY_CUSTOM,
         ),
-        io.Boolean.Input(
+        advanced(
+            io.Boolean,
             "mean_preserving",
             default=False,
             optional=True,

@@ -5,7 +5,8 @@ import { api } from "../../scripts/api.js";
 import { LiveView } from "./live_view.js";
 import { Runs } from "./live_runs.js";
 
-const NODES = ["SCFGAttention", "SCFGGuidance"];
+const GUIDANCE = "SCFGGuidance";
+const NODES = ["SCFGAttention", GUIDANCE];
 const WIDGET = "scfg_live";
 const MESSAGE = "scfg_message";
 const MESSAGE_HEIGHT = 58;
@@ -13,6 +14,8 @@ const ON = "SCFG.Live.On";
 const INTERVAL = "SCFG.Live.Interval";
 const DEFAULT_INTERVAL = 150;
 const NODE_WIDTH = 340;
+const ALWAYS_ADVANCED = "Comfy.Node.AlwaysShowAdvancedWidgets";
+const CUSTOM = "custom";
 
 const runs = new Runs();
 
@@ -105,6 +108,43 @@ function mount(node) {
   claimAll();
 }
 
+const isLinked = (node, { name }) => node.inputs?.some(({ widget, link }) => widget?.name === name && link != null);
+
+/**
+ * The classic renderer, too, folds the inputs that Nodes 2.0 folds: all that are advanced, unless they are linked.
+ * “Show Advanced” in the node's menu unfolds them.
+ */
+function foldAdvanced(node) {
+  for (const widget of node.widgets ?? []) {
+    if (!widget.options?.advanced) continue;
+    const isFolded = () => !setting(ALWAYS_ADVANCED, false) && !isLinked(node, widget);
+    const define = (name, get) => Object.defineProperty(widget, name, { configurable: true, get, set() {} });
+    define("advanced", isFolded);
+    define("hidden", () => isFolded() && !node.showAdvanced); // the layout asks for nothing else
+  }
+}
+
+/** Where the preset “custom” is chosen, the settings that only it uses are unfolded. */
+function unfoldCustom(node) {
+  const preset = node.widgets?.find(({ name }) => name === "preset");
+  if (!preset) return;
+  const unfold = (isCustom) => {
+    node.showAdvanced = isCustom;
+    node.expandToFitContent?.();
+    app.canvas?.setDirty(true, true);
+  };
+  const { callback } = preset;
+  preset.callback = function (value, ...rest) {
+    unfold(value === CUSTOM);
+    return callback?.call(this, value, ...rest);
+  };
+  const { onConfigure } = node;
+  node.onConfigure = function (...saved) {
+    if (preset.value === CUSTOM) unfold(true);
+    return onConfigure?.apply(this, saved);
+  };
+}
+
 /** Whether the text under the pointer is longer than its place. */
 function scrolls(target) {
   const text = target.closest(".scfg-message, .scfg-status, .scfg-open");
@@ -169,7 +209,10 @@ app.registerExtension({
     },
   ],
   nodeCreated(node) {
+    if (!node.comfyClass?.startsWith("SCFG")) return;
+    foldAdvanced(node);
     if (NODES.includes(node.comfyClass)) mount(node);
+    if (node.comfyClass === GUIDANCE) unfoldCustom(node);
   },
   setup() {
     addStyle();
