@@ -5,9 +5,9 @@ from comfy_api.latest import ComfyExtension, io
 from .attention import SCFGAttention
 from .curves import SCFGCurves
 from .demo_model import SCFGDemoModel
-from .errors import add_prompt_handler
 from .follow_words import SCFGFollowWords
 from .guidance import SCFGGuidance
+from .queue import add_prompt_handler
 from .result import SCFGResult
 from .routes import add_routes
 from .scale_map import SCFGScaleMap

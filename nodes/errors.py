@@ -5,7 +5,6 @@ the sentence is sent to the node as well, as a status is, and taken back once th
 """
 
 from collections.abc import Callable
-from contextvars import ContextVar
 from functools import wraps
 from typing import Any
 
@@ -14,37 +13,36 @@ from comfy_execution.utils import get_executing_context
 from ..scfg_core.errors import ScfgError
 from .messages import tell
 from .pages import current_server
+from .queue import validated_prompt
 
-NOBODY = ""
-_QUEUING: ContextVar[str | None] = ContextVar("client that queues the prompt being validated", default=None)
-"""`NOBODY` where it is queued by no page; None where none is being validated."""
-_SHOWING: set[tuple[str, str]] = set()
-"""Clients and nodes that show an error."""
+Remark = Callable[[str], str | None]
+"""From a text of a node to what its user should know of it although nothing is wrong; None = nothing."""
 
+Place = tuple[str, str]
+"""A client and a node that it queued."""
 
-def remember_client(queued: dict[str, Any]) -> dict[str, Any]:
-    """Called by the host with what a page queues, just before it lets the nodes validate it, in the same task."""
-    _QUEUING.set(queued.get("client_id") or NOBODY)
-    return queued
-
-
-def add_prompt_handler() -> None:
-    server = current_server()
-    if server is not None and remember_client not in server.on_prompt_handlers:
-        server.add_on_prompt_handler(remember_client)
+_SHOWING: set[Place] = set()
+"""Where a message is shown."""
+_REMARKS: dict[Place, str] = {}
+"""What was remarked of the texts of a node that is to run: it is shown again once it has run."""
 
 
-def problem(check: Callable[[str], Any], text: str | None) -> bool | str:
+def problem(check: Callable[[str], Any], text: str | None, remark: Remark | None = None) -> bool | str:
     """For a node's `validate_inputs`, which the host asks before anything runs: True, or the message of the
     `ScfgError` that `check` raises. A text from a link is None, and not known yet.
     """
-    message = None
+    place, message, remarked = _place(), None, None
     try:
         if text is not None:
             check(text)
+            remarked = remark(text) if remark else None
     except ScfgError as error:
         message = str(error)
-    _show(message)
+    if place is not None:
+        _REMARKS.pop(place, None)
+        if remarked:
+            _REMARKS[place] = remarked
+        _show(message or remarked, place)
     return message is None or message
 
 
@@ -53,29 +51,29 @@ def told(execute: Callable[..., Any]) -> Callable[..., Any]:
 
     @wraps(execute)
     def wrapped(*args: Any, **kwargs: Any) -> Any:
+        place = _place()
         try:
             output = execute(*args, **kwargs)
         except ScfgError as error:
-            _show(str(error))
+            _show(str(error), place)
             raise ValueError(str(error)) from error
-        _show(None)
+        _show(_REMARKS.get(place) if place else None, place)
         return output
 
     return wrapped
 
 
-def _show(message: str | None) -> None:
-    """Show a message on the node that is asked or run, in the page that queued it; None takes the last one back."""
-    context = get_executing_context()
-    queuing = _QUEUING.get()
-    client = getattr(current_server(), "client_id", None) if queuing is None else queuing
-    if context is None or not client:
+def _place() -> Place | None:
+    """The node that is validated or runs, in the page that queued it; None where no page did."""
+    context, validated = get_executing_context(), validated_prompt()
+    client = validated.client if validated else getattr(current_server(), "client_id", None)
+    return (client, context.node_id) if context is not None and client else None
+
+
+def _show(message: str | None, place: Place | None) -> None:
+    """Show a message on a node; None takes the last one back."""
+    if place is None or (message is None and place not in _SHOWING):
         return
-    place = (client, context.node_id)
-    if message is not None:
-        _SHOWING.add(place)
-    elif place in _SHOWING:
-        _SHOWING.remove(place)
-    else:
-        return
-    tell(context.node_id, message or "", client)
+    (_SHOWING.add if message else _SHOWING.discard)(place)
+    client, node = place
+    tell(node, message or "", client)

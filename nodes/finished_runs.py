@@ -62,11 +62,15 @@ class FinishedRuns:
                 self._runs.popitem(last=False)
 
     def behind(self, prompt: QueuedPrompt) -> dict[str, FinishedRun | None]:
-        """For every node of the prompt that ever ran: the newest run whose output this prompt has or reuses."""
+        """For every node of the prompt that ever ran: the newest run whose output this prompt has or reuses. Those
+        whose images it leaves as they are have no entry.
+        """
         with self._lock:
             nodes = {node: list(runs) for node, runs in self._runs.items() if node in prompt.nodes}
         found: dict[str, FinishedRun | None] = {}
         for node, runs in nodes.items():
+            if prompt.leaves_alone(node):
+                continue
             wanted = prompt.signatures(through=node)
             found[node] = next((run for run in reversed(runs) if run.origin.signature in wanted), None)
         return found

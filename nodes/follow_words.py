@@ -5,10 +5,10 @@ from torch import Tensor
 
 from ..scfg_core.hosts.comfyui import follow_words
 from ..scfg_core.run.follow import MOST_BLENDED, FollowWords
-from ..scfg_core.run.words import some_words_in
 from .common import advanced, fraction, schema
 from .errors import problem, told
 from .images import LATENT_CELL
+from .spelling import possible_words_in
 
 MODES = ["hard", "soft", "stretched"]
 NOWHERE, EVERYWHERE, MASK = "nowhere", "everywhere", "the given mask"
@@ -110,7 +110,7 @@ class SCFGFollowWords(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, words: str | None = None) -> bool | str:
-        return problem(some_words_in, words)
+        return problem(possible_words_in, words)
 
     @classmethod
     @told

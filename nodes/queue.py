@@ -1,8 +1,10 @@
-"""The host's queue: the prompt that runs, the node that samples, and whether nodes of two prompts do the same."""
+"""The host's queue: the prompt that is validated or runs, the node that samples, and what prompts share."""
 
 import hashlib
 import json
+import sys
 from collections.abc import Mapping
+from contextvars import ContextVar
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -12,26 +14,80 @@ from comfy_execution.utils import get_executing_context
 
 from .pages import current_server
 
+Nodes = Mapping[str, Mapping[str, Any]]
+"""A prompt in API form: its nodes by id, {"class_type": str, "inputs": {name: value or link}}."""
+
+
+def class_of(node: Mapping[str, Any]) -> type | None:
+    """The host's class of a node of a prompt; None if it has none."""
+    classes = getattr(sys.modules.get("nodes"), "NODE_CLASS_MAPPINGS", {})
+    return classes.get(node.get("class_type"))
+
+
+@dataclass(frozen=True)
+class Validated:
+    """A prompt that the host validates. client: who queued it, "" if it was no page."""
+
+    client: str
+    nodes: Nodes
+
+
+_VALIDATED: ContextVar[Validated | None] = ContextVar("the prompt that is validated", default=None)
+
+
+def remember_prompt(queued: dict[str, Any]) -> dict[str, Any]:
+    """Called by the host with what is queued, just before it lets the nodes validate it, in the same task."""
+    nodes = queued.get("prompt")
+    _VALIDATED.set(Validated(queued.get("client_id") or "", nodes if isinstance(nodes, dict) else {}))
+    return queued
+
+
+def add_prompt_handler() -> None:
+    server = current_server()
+    if server is not None and remember_prompt not in server.on_prompt_handlers:
+        server.add_on_prompt_handler(remember_prompt)
+
+
+def validated_prompt() -> Validated | None:
+    """The prompt that is validated now; None while one runs."""
+    return _VALIDATED.get()
+
+
+def current_nodes() -> Nodes | None:
+    """Of the prompt that is validated or runs now; None outside of the host's queue."""
+    validated, context = validated_prompt(), get_executing_context()
+    if validated is not None:
+        return validated.nodes
+    prompt = None if context is None else find_prompt(context.prompt_id)
+    return None if prompt is None else prompt.nodes
+
 
 @dataclass(frozen=True)
 class QueuedPrompt:
     """A prompt in API form.
 
     number  the host's id of this prompt, new every time that it is queued.
-    nodes   by id: {"class_type": str, "inputs": {name: value or link}}.
     graph   id of the workflow that it was made from, None if no page queued it.
+    outputs ids of the nodes for which it is run: those that were asked for and not refused.
     """
 
     number: str
-    nodes: Mapping[str, Mapping[str, Any]]
+    nodes: Nodes
     graph: str | None
+    outputs: frozenset[str]
 
     @classmethod
     def of(cls, item: tuple) -> "QueuedPrompt":
         """From an item of the host's queue or history."""
-        _, number, nodes, extra_data, *_ = item
+        _, number, nodes, extra_data, outputs, *_ = item
         workflow = (extra_data.get("extra_pnginfo") or {}).get("workflow") or {}
-        return cls(number, nodes, workflow.get("id"))
+        return cls(number, nodes, workflow.get("id"), frozenset(outputs))
+
+    def leaves_alone(self, node: str) -> bool:
+        """Whether what pages show of `node` stays as it is: outputs depend on it, and none of them is run."""
+        depending = self._signatures(node)
+        shown = [each for each in depending if getattr(class_of(self.nodes[each]), "OUTPUT_NODE", False)]
+        return bool(shown) and self.outputs.isdisjoint(shown)
 
     def signature(self, node: str, through: str) -> str | None:
         """What `node` computes: everything upstream of it, whatever the other nodes' ids are. None if it does not

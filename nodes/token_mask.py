@@ -9,10 +9,11 @@ from ..scfg_core.errors import ScfgError
 from ..scfg_core.run.masks import feather, soft_mask, stretch
 from ..scfg_core.run.record import Run
 from ..scfg_core.run.regions import SCOPES, Scope, known_words, word_mask
-from ..scfg_core.run.words import labels_of, some_words_in
+from ..scfg_core.run.words import labels_of
 from .common import schema
 from .errors import problem, told
 from .images import LATENT_CELL, active, evaluation_at, result_input
+from .spelling import possible_words_in
 
 HARD, SOFT, STRETCHED = "hard", "soft", "stretched"
 AVERAGE, ONE = "average of all steps", "one step"
@@ -83,7 +84,7 @@ class SCFGTokenMask(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, words: str | None = None) -> bool | str:
-        return problem(some_words_in, words)
+        return problem(possible_words_in, words)
 
     @classmethod
     @told

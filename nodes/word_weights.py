@@ -6,6 +6,7 @@ from ..scfg_core.run.regions import SCOPES, Scope
 from ..scfg_core.run.weights import parse_weights
 from .common import WordWeightsType, schema
 from .errors import problem, told
+from .spelling import unknown_words
 
 
 class SCFGWordWeights(io.ComfyNode):
@@ -40,9 +41,15 @@ class SCFGWordWeights(io.ComfyNode):
 
     @classmethod
     def validate_inputs(cls, weights: str | None = None) -> bool | str:
-        return problem(parse_weights, weights)
+        return problem(parse_weights, weights, remark=_unknown)
 
     @classmethod
     @told
     def execute(cls, weights: str, scope: Scope = SCOPES[0]) -> io.NodeOutput:
         return io.NodeOutput(parse_weights(weights, scope))
+
+
+def _unknown(weights: str) -> str | None:
+    """What is said of weighted words that no prompt of the workflow has: the run is guided without them."""
+    unknown = unknown_words(str(entry.word) for entry in parse_weights(weights).entries)
+    return unknown and f"no prompt has the word {unknown}"

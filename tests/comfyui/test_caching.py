@@ -72,24 +72,6 @@ def test_a_result_without_its_latent_is_not_run(server):
     assert "s" in run.executed and "view" not in run.executed
 
 
-def test_an_unknown_word_names_those_of_the_prompt(server):
-    prompt = graph(seed=1) | {
-        "mask": node(
-            "SCFGTokenMask",
-            result=["view_result", 0],
-            words="dragon",
-            mode="hard",
-            over="average of all steps",
-            step=-1,
-            feather=0.0,
-        ),
-        "as_image": node("MaskToImage", mask=["mask", 0]),
-        "file": node("SaveImage", images=["as_image", 0], filename_prefix="mask"),
-    }
-    error = server.run(prompt).error or ""
-    assert "'dragon'" in error and "boat" in error and "cat" in error
-
-
 @pytest.mark.parametrize("arguments", [("--cache-none",), ("--cache-lru", "1")])
 def test_a_host_that_keeps_little_or_nothing_shows_the_right_run(arguments):
     with Server(*arguments) as server:

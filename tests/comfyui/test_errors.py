@@ -24,10 +24,13 @@ def weighted(weights, **more):
     return sampled(prompt | more, "s", ["5", 0], steps=1)
 
 
-def masked(words, **result):
+AT_RUN_TIME = node("StringConcatenate", string_a=SCENE, string_b="", delimiter="")
+
+
+def masked(words, text=SCENE, **result):
     how = {"mode": "hard", "over": "average of all steps", "step": -1, "feather": 0.0}
     prompt = demo(SCENE) | {
-        "2": node("SCFGTextEncode", text=SCENE, clip=["1", 1]),
+        "2": node("SCFGTextEncode", text=text, clip=["1", 1]),
         "5": guidance(),
         "result": node("SCFGResult", trace=["5", 1], latent=["s", 0], **result),
         "m": node("SCFGTokenMask", result=["result", 0], words=words, **how),
@@ -35,6 +38,24 @@ def masked(words, **result):
         "file": node("SaveImage", images=["as_image", 0], filename_prefix="mask"),
     }
     return sampled(prompt, "s", ["5", 0], steps=1)
+
+
+FOLLOWED = {
+    "mode": "hard",
+    "feather": 0.0,
+    "start_percent": 0.0,
+    "end_percent": 1.0,
+    "freeze_after": 1.0,
+    "blend": 1,
+    "min_share": 0.0,
+    "max_share": 1.0,
+    "fallback": "nowhere",
+}
+
+
+@pytest.fixture(scope="module")
+def spelling(pack):
+    return importlib.import_module(f"{pack.__name__}.nodes.spelling")
 
 
 def refused(server, prompt):
@@ -74,7 +95,7 @@ def test_right_weights_and_a_text_that_is_not_known_yet_are_not_refused(server):
 
 
 def test_an_error_at_run_time_is_a_sentence_on_its_node_and_has_no_class_path(server):
-    run = server.run(masked("dragon"), client="typist")
+    run = server.run(masked("dragon", ["late", 0]) | {"late": AT_RUN_TIME}, client="typist")
     assert ("m", (run.error or "").strip()) in run.texts
     assert run.error.startswith("expected words of the prompt, got 'dragon': use some of red, boat")
     (error,) = [data for kind, data in run.events if kind == "execution_error"]
@@ -95,16 +116,89 @@ def test_what_is_refused_stands_on_its_node_in_the_page_that_queued_it(server):
     assert [each for each in better.texts if each[0] == "w"] == [("w", " ")]
 
 
+@pytest.mark.parametrize(
+    ("words", "sentence"),
+    [
+        ("red boot", "expected words of the prompt, got 'red boot': did you mean 'red boat'?"),
+        ("cat, dragon", "expected words of the prompt, got 'dragon': use some of red, boat, blue, cat"),
+    ],
+)
+def test_a_word_that_no_prompt_has_is_refused_before_anything_runs(server, words, sentence):
+    assert refused(server, masked(words) | {"s_file": masked(words)["file"]})["m"] == [f"words - {sentence}"]
+    prompt = demo(SCENE) | {
+        "follows": node("SCFGFollowWords", conditioning=["2", 0], words=words, **FOLLOWED),
+        "both": node("ConditioningCombine", conditioning_1=["2", 0], conditioning_2=["follows", 0]),
+        "5": guidance(),
+    }
+    prompt = sampled(prompt, "s", ["5", 0], steps=1)
+    prompt["s"]["inputs"]["positive"] = ["both", 0]
+    assert refused(server, prompt)["follows"] == [f"words - {sentence}"]
+
+
+def test_a_weighted_word_that_no_prompt_has_is_named_on_its_node_and_the_run_goes_on(server):
+    said = "no prompt has the word 'boot': did you mean 'boat'?"
+    run = server.run(weighted("boot: 2, cat: 1.5"), client="typist")
+    assert run.error is None and "w" in run.executed
+    assert [text for name, text in run.texts if name == "w"] == [said, said]  # before the run, and once it has run
+    better = server.run(weighted("boat: 2, cat: 1.5"), client="typist")
+    assert better.error is None
+    assert [text for name, text in better.texts if name == "w"] == [" "]
+
+
+def encoded(**texts):
+    return {name: node("CLIPTextEncode", text=text, clip=["clip", 0]) for name, text in texts.items()}
+
+
+@pytest.mark.parametrize(
+    "word", ["horse", "White Horse", "horse white", "white-horse", "token 3", "no word (end)", "ＨＯＲＳＥ"]
+)
+@pytest.mark.parametrize("text", ["a (white:1.2) horse", "WHITE horse,", "((a white horse))", "a whitehorse"])
+def test_a_word_that_a_prompt_may_have_is_never_called_unknown(spelling, word, text):
+    assert spelling.unknown_in(encoded(positive=text, negative="blurry"), [word]) is None
+
+
+@pytest.mark.parametrize(
+    "nodes",
+    [
+        {"late": AT_RUN_TIME, "2": node("CLIPTextEncode", text=["late", 0], clip=["clip", 0])},
+        {"2": node("unCLIPConditioning", conditioning=["absent", 0], strength=1.0)},
+        {"2": node("PrimitiveString", value=["2", 0]), "3": node("CLIPTextEncode", text=["2", 0])},
+        {"2": node("CLIPTextEncode", clip=["clip", 0])},
+        {"2": node("CLIPTextEncode", text="a __beast__", clip=["clip", 0])},
+        {"2": node("CLIPTextEncodeFlux", clip_l="a cat", t5xxl=["elsewhere", 0])},
+    ],
+)
+def test_nothing_is_called_unknown_where_a_prompt_is_known_only_when_it_runs(spelling, nodes):
+    assert spelling.unknown_in(encoded(negative="blurry"), ["dragon"]) is not None
+    assert spelling.unknown_in(encoded(negative="blurry") | nodes, ["dragon"]) is None
+
+
+@pytest.mark.parametrize("nodes", [{}, {"2": {}}, {"2": node("NodeOfAnotherPack", text="a cat")}])
+def test_a_workflow_without_prompts_has_no_unknown_words(spelling, nodes):
+    assert spelling.unknown_in(nodes, ["dragon"]) is None
+
+
+def test_a_text_of_its_own_node_and_one_added_to_a_conditioning_are_texts_of_prompts(spelling):
+    nodes = {
+        "text": node("PrimitiveString", value="a horse"),
+        "2": node("CLIPTextEncode", text=["text", 0], clip=["clip", 0]),
+        "3": node("ConditioningSetAreaStrength", conditioning=["2", 0], strength="a dragon"),
+    }
+    assert spelling.unknown_in(nodes, ["horse", "dragon"]) is None
+    assert spelling.unknown_in(nodes, ["cat"]) == "'cat': use some of horse, dragon"
+
+
 def test_what_a_prompt_of_no_page_got_wrong_is_shown_on_no_page(pack, monkeypatch):
     """The server still knows the client whose prompt ran last."""
     errors = importlib.import_module(f"{pack.__name__}.nodes.errors")
     told = []
+    queue = importlib.import_module(f"{pack.__name__}.nodes.queue")
     monkeypatch.setattr(errors, "current_server", lambda: SimpleNamespace(client_id="typist"))
     monkeypatch.setattr(errors, "get_executing_context", lambda: SimpleNamespace(node_id="w"))
     monkeypatch.setattr(errors, "tell", lambda *what: told.append(what))
 
     def validated(queued):
-        errors.remember_client(queued)
+        queue.remember_prompt(queued)
         return errors.problem(lambda text: refuse(errors, text), "horse 1.3")
 
     assert contextvars.copy_context().run(validated, {"prompt": {}}) == "no"

@@ -84,6 +84,30 @@ def test_an_inactive_run_says_why_also_when_it_is_cached(page):
     assert cached(page)
 
 
+def test_a_run_stays_where_its_image_does_because_its_node_was_refused(page):
+    from .page import workflow
+
+    page.load(workflow("scfg_demo_word_weights", next(SEEDS)))
+    page.look_at(GUIDANCE)
+    page.run()
+    page.ended()
+    page.says(GUIDANCE, "S-CFG active: ")
+    before = page.label(GUIDANCE)
+    page.ask(
+        """seed => {
+            nodesOf('SCFGWordWeights')[0].widgets[0].value = 'pink star 0'
+            nodesOf('KSampler')[0].widgets[0].value = seed
+        }""",
+        next(SEEDS),  # so that the image without weights is made anew
+    )
+    page.forget()
+    page.run()
+    page.ended()
+    page.page.wait_for_timeout(1000)
+    page.shot(f"{page.renderer}-refused")
+    assert page.label(GUIDANCE) == before
+
+
 def test_a_node_without_a_part_in_the_image_shows_no_old_run(page):
     from .page import guided_only
 
