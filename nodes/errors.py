@@ -4,6 +4,7 @@ The host's page says only that a node failed or rejected a value; what was wrong
 the sentence is sent to the node as well, as a status is, and taken back once the node has no complaint.
 """
 
+from collections import OrderedDict
 from collections.abc import Callable
 from functools import wraps
 from typing import Any
@@ -21,10 +22,9 @@ Remark = Callable[[str], str | None]
 Place = tuple[str, str]
 """A client and a node that it queued."""
 
-_SHOWING: set[Place] = set()
-"""Where a message is shown."""
-_REMARKS: dict[Place, str] = {}
-"""What was remarked of the texts of a node that is to run: it is shown again once it has run."""
+_SHOWN: OrderedDict[Place, str | None] = OrderedDict()
+"""Where a message is shown, the last place last; with it what was remarked, which is shown again after the run."""
+_MOST_PLACES = 1024
 
 
 def problem(check: Callable[[str], Any], text: str | None, remark: Remark | None = None) -> bool | str:
@@ -38,11 +38,7 @@ def problem(check: Callable[[str], Any], text: str | None, remark: Remark | None
             remarked = remark(text) if remark else None
     except ScfgError as error:
         message = str(error)
-    if place is not None:
-        _REMARKS.pop(place, None)
-        if remarked:
-            _REMARKS[place] = remarked
-        _show(message or remarked, place)
+    _show(message or remarked, place, remarked)
     return message is None or message
 
 
@@ -57,7 +53,8 @@ def told(execute: Callable[..., Any]) -> Callable[..., Any]:
         except ScfgError as error:
             _show(str(error), place)
             raise ValueError(str(error)) from error
-        _show(_REMARKS.get(place) if place else None, place)
+        remarked = _SHOWN.get(place) if place else None
+        _show(remarked, place, remarked)
         return output
 
     return wrapped
@@ -70,10 +67,14 @@ def _place() -> Place | None:
     return (client, context.node_id) if context is not None and client else None
 
 
-def _show(message: str | None, place: Place | None) -> None:
+def _show(message: str | None, place: Place | None, remarked: str | None = None) -> None:
     """Show a message on a node; None takes the last one back."""
-    if place is None or (message is None and place not in _SHOWING):
+    if place is None or (message is None and place not in _SHOWN):
         return
-    (_SHOWING.add if message else _SHOWING.discard)(place)
+    _SHOWN.pop(place, None)
+    if message is not None:
+        _SHOWN[place] = remarked
+    while len(_SHOWN) > _MOST_PLACES:
+        _SHOWN.popitem(last=False)
     client, node = place
     tell(node, message or "", client)

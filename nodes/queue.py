@@ -26,10 +26,19 @@ def class_of(node: Mapping[str, Any]) -> type | None:
 
 @dataclass(frozen=True)
 class Validated:
-    """A prompt that the host validates. client: who queued it, "" if it was no page."""
+    """What the host validates: a prompt and who queued it. Another pack may still exchange the prompt in it."""
 
-    client: str
-    nodes: Nodes
+    queued: Mapping[str, Any]
+
+    @property
+    def client(self) -> str:
+        """ "" if it was no page."""
+        return self.queued.get("client_id") or ""
+
+    @property
+    def nodes(self) -> Nodes:
+        nodes = self.queued.get("prompt")
+        return nodes if isinstance(nodes, dict) else {}
 
 
 _VALIDATED: ContextVar[Validated | None] = ContextVar("the prompt that is validated", default=None)
@@ -37,8 +46,7 @@ _VALIDATED: ContextVar[Validated | None] = ContextVar("the prompt that is valida
 
 def remember_prompt(queued: dict[str, Any]) -> dict[str, Any]:
     """Called by the host with what is queued, just before it lets the nodes validate it, in the same task."""
-    nodes = queued.get("prompt")
-    _VALIDATED.set(Validated(queued.get("client_id") or "", nodes if isinstance(nodes, dict) else {}))
+    _VALIDATED.set(Validated(queued))
     return queued
 
 

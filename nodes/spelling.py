@@ -3,7 +3,7 @@
 import difflib
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from comfy_execution.graph_utils import is_link
@@ -30,6 +30,8 @@ _NUMBERED = re.compile(r"token \d+|.*\(.*\).*")
 """Labels of tokens that are no words: “token 5”, “no word (start)”."""
 _DYNAMIC = re.compile(r"__|[{}%$]")
 """Signs of a text in which another pack still puts words: wildcards, choices, dates."""
+_WEIGHTED = re.compile(r":[\d.]+|[()\[\]]")
+"""What gives a part of a word a weight: “(wh:1.1)ite”."""
 _MOST_NAMED = 12
 
 
@@ -52,23 +54,16 @@ def unknown_in(nodes: Nodes, words: Iterable[str]) -> str | None:
     texts = texts_of(nodes)
     if not texts:
         return None
-    written = ["".join(_pieces(text)) for text in texts]
+    written = ["".join(_pieces(each)) for text in texts for each in (text, _WEIGHTED.sub("", text))]
     missing = [word for word in words if not _may_stand_in(word, written)]
-    if not missing:
-        return None
-    known = list(dict.fromkeys(_naming(texts)))
-    near = [_nearest(word, known) for word in missing]
-    advice = "use some of " + ", ".join(known[:_MOST_NAMED])
-    if None not in near:
-        advice = f"did you mean {' and '.join(map(repr, near))}?"
-    return f"{', '.join(map(repr, missing))}: {advice}"
+    return f"{', '.join(map(repr, missing))}: {_advice(missing, texts)}" if missing else None
 
 
 def texts_of(nodes: Nodes) -> Sequence[str]:
     """Every text of a prompt in a workflow; () if one of them is known only when it runs."""
     texts: list[str] = []
     for node in nodes.values():
-        kind, inputs = node.get("class_type", ""), node.get("inputs", {})
+        kind, inputs = node.get("class_type", ""), node.get("inputs") or {}
         if kind in ENCODERS:
             read = [_text(inputs.get(name), nodes) for name in ENCODERS[kind]]
             if None in read or any(_DYNAMIC.search(text) for text in filter(None, read)):
@@ -86,7 +81,7 @@ def _text(value: Any, nodes: Nodes) -> str | None:
     if not is_link(value):
         return value if isinstance(value, str) else None
     source = nodes.get(value[0], {})
-    text = source.get("inputs", {}).get(TEXTS.get(source.get("class_type", "")))
+    text = (source.get("inputs") or {}).get(TEXTS.get(source.get("class_type", "")))
     return text if isinstance(text, str) else None
 
 
@@ -104,15 +99,19 @@ def _may_stand_in(word: str, written: Sequence[str]) -> bool:
     return all(any(piece in text for text in written) for piece in pieces) or bool(_NUMBERED.fullmatch(word))
 
 
-def _nearest(word: str, known: Sequence[str]) -> str | None:
-    """The word with each of its pieces as the prompts write it; None if one is far from all of theirs."""
-    matches = [difflib.get_close_matches(piece, known, n=1) for piece in _pieces(word)]
-    return " ".join(match for (match,) in matches) if all(matches) else None
+def _advice(missing: Sequence[str], texts: Iterable[str]) -> str:
+    known = list(dict.fromkeys(piece for text in texts for piece in _pieces(text)))
+    naming = [word for word in known if word not in FUNCTION_WORDS and not word.isdigit()]
+    near = list(dict.fromkeys(_nearest(word, known, naming) for word in missing))
+    if None in near:
+        return f"use some of {', '.join(naming[:_MOST_NAMED])}" if naming else "write words of the prompt"
+    return f"did you mean {' and '.join(map(repr, near))}?"
 
 
-def _naming(texts: Iterable[str]) -> Iterator[str]:
-    """The words of texts that name something."""
-    for text in texts:
-        for word in _pieces(text):
-            if word not in FUNCTION_WORDS and not word.isdigit():
-                yield word
+def _nearest(word: str, known: Sequence[str], naming: Sequence[str]) -> str | None:
+    """The word with each of its pieces as the prompts write it; None if one is far from all that name something."""
+    found: list[str] = []
+    for piece in _pieces(word):
+        kept = piece in known or piece in FUNCTION_WORDS
+        found += [piece] if kept else difflib.get_close_matches(piece, naming, n=1) or [""]
+    return " ".join(found) if all(found) else None

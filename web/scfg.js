@@ -15,7 +15,9 @@ const INTERVAL = "SCFG.Live.Interval";
 const DEFAULT_INTERVAL = 150;
 const NODE_WIDTH = 340;
 const ALWAYS_ADVANCED = "Comfy.Node.AlwaysShowAdvancedWidgets";
+const NODES_2 = "Comfy.VueNodes.Enabled";
 const CUSTOM = "custom";
+const AWAY = -1e5;
 
 const runs = new Runs();
 
@@ -68,11 +70,11 @@ const refresh = (node) => node && viewOf(node)?.refresh();
 
 const refreshAll = () => (app.canvas?.graph?.nodes ?? []).forEach(refresh);
 
-/** Nodes with a live view in the open workflow and its subgraphs. */
-function* viewedNodes(graph = app.rootGraph ?? app.graph) {
+/** Nodes of the open workflow and its subgraphs. */
+function* nodesIn(graph = app.rootGraph ?? app.graph) {
   for (const node of graph?.nodes ?? []) {
-    if (viewOf(node)) yield node;
-    if (node.subgraph) yield* viewedNodes(node.subgraph);
+    yield node;
+    if (node.subgraph) yield* nodesIn(node.subgraph);
   }
 }
 
@@ -83,7 +85,8 @@ function recall(prompt, isOver) {
 }
 
 async function ask(prompt, isOver) {
-  if ([...viewedNodes()].every((node) => resultOf(node)?.prompt === prompt)) return;
+  const viewed = [...nodesIn()].filter(viewOf);
+  if (viewed.every((node) => resultOf(node)?.prompt === prompt)) return;
   const response = await post("/scfg/runs", JSON.stringify({ prompt, known: runs.complete() }));
   if (!response.ok || currentPrompt !== prompt || !setting(ON, true)) return;
   for (const message of (await response.json()).runs) runs.addRecalled(message, isOver);
@@ -110,39 +113,74 @@ function mount(node) {
 
 const isLinked = (node, { name }) => node.inputs?.some(({ widget, link }) => widget?.name === name && link != null);
 
-/**
- * The classic renderer, too, folds the inputs that Nodes 2.0 folds: all that are advanced, unless they are linked.
- * “Show Advanced” in the node's menu unfolds them.
- */
-function foldAdvanced(node) {
-  for (const widget of node.widgets ?? []) {
-    if (!widget.options?.advanced) continue;
-    const isFolded = () => !setting(ALWAYS_ADVANCED, false) && !isLinked(node, widget);
-    const define = (name, get) => Object.defineProperty(widget, name, { configurable: true, get, set() {} });
-    define("advanced", isFolded);
-    define("hidden", () => isFolded() && !node.showAdvanced); // the layout asks for nothing else
+/** Call `first` before a method of an object, with the same arguments. */
+function before(object, name, first) {
+  const { [name]: method } = object;
+  object[name] = function (...values) {
+    first(...values);
+    return method?.apply(this, values);
+  };
+}
+
+/** The descriptor of a property of an object or of what it inherits from. */
+function descriptorOf(object, name) {
+  if (!object) return undefined;
+  return Object.getOwnPropertyDescriptor(object, name) ?? descriptorOf(Object.getPrototypeOf(object), name);
+}
+
+/** Call `then` after each assignment to a property, which the front end may watch or keep elsewhere. */
+function afterSet(object, name, then) {
+  const watched = descriptorOf(object, name);
+  let value = object[name];
+  Object.defineProperty(object, name, {
+    configurable: true,
+    enumerable: true,
+    get: () => (watched?.get ? watched.get.call(object) : value),
+    set: (given) => {
+      if (watched?.set) watched.set.call(object, given);
+      value = given;
+      then();
+    },
+  });
+}
+
+/** By node: its advanced inputs. Nodes 2.0 folds them unless they are linked; the classic renderer does not. */
+const advanced = new WeakMap();
+
+/** Fold them in both; “Show Advanced” in the node's menu unfolds them. */
+function fold(node) {
+  const isClassic = !window.LiteGraph?.vueNodesMode;
+  for (const widget of advanced.get(node) ?? []) {
+    const isFolded = !setting(ALWAYS_ADVANCED, false) && !isLinked(node, widget);
+    const isHidden = isFolded && !node.showAdvanced && isClassic;
+    widget.advanced = isFolded;
+    widget.hidden = isHidden; // the classic renderer leaves room for what is advanced, but none for what is hidden
+    if (isHidden) widget.y = AWAY; // else links could be dropped on it, where it was
   }
 }
+
+function foldAdvanced(node) {
+  advanced.set(node, (node.widgets ?? []).filter(({ options }) => options?.advanced));
+  afterSet(node, "showAdvanced", () => fold(node));
+  for (const event of ["onConnectionsChange", "onConfigure"]) before(node, event, () => fold(node));
+  fold(node);
+  node.setSize([node.size[0], node.computeSize()[1]]);
+}
+
+const foldAll = () => requestAnimationFrame(() => [...nodesIn()].forEach(fold));
 
 /** Where the preset “custom” is chosen, the settings that only it uses are unfolded. */
 function unfoldCustom(node) {
   const preset = node.widgets?.find(({ name }) => name === "preset");
   if (!preset) return;
-  const unfold = (isCustom) => {
-    node.showAdvanced = isCustom;
+  before(preset, "callback", (value) => {
+    node.showAdvanced = value === CUSTOM;
     node.expandToFitContent?.();
     app.canvas?.setDirty(true, true);
-  };
-  const { callback } = preset;
-  preset.callback = function (value, ...rest) {
-    unfold(value === CUSTOM);
-    return callback?.call(this, value, ...rest);
-  };
-  const { onConfigure } = node;
-  node.onConfigure = function (...saved) {
-    if (preset.value === CUSTOM) unfold(true);
-    return onConfigure?.apply(this, saved);
-  };
+  });
+  before(node, "onConfigure", (saved) => {
+    if (saved?.showAdvanced == null && preset.value === CUSTOM) node.showAdvanced = true;
+  });
 }
 
 /** Whether the text under the pointer is longer than its place. */
@@ -235,6 +273,7 @@ app.registerExtension({
       subscribe();
     });
     app.canvas.canvas.addEventListener("litegraph:set-graph", claimAll);
+    for (const name of [ALWAYS_ADVANCED, NODES_2]) app.ui.settings.addEventListener(`${name}.change`, foldAll);
     subscribe();
   },
 });

@@ -152,7 +152,9 @@ def encoded(**texts):
 @pytest.mark.parametrize(
     "word", ["horse", "White Horse", "horse white", "white-horse", "token 3", "no word (end)", "ＨＯＲＳＥ"]
 )
-@pytest.mark.parametrize("text", ["a (white:1.2) horse", "WHITE horse,", "((a white horse))", "a whitehorse"])
+@pytest.mark.parametrize(
+    "text", ["a (white:1.2) horse", "WHITE horse,", "((a white horse))", "a whitehorse", "(wh:1.1)ite horse"]
+)
 def test_a_word_that_a_prompt_may_have_is_never_called_unknown(spelling, word, text):
     assert spelling.unknown_in(encoded(positive=text, negative="blurry"), [word]) is None
 
@@ -176,6 +178,30 @@ def test_nothing_is_called_unknown_where_a_prompt_is_known_only_when_it_runs(spe
 @pytest.mark.parametrize("nodes", [{}, {"2": {}}, {"2": node("NodeOfAnotherPack", text="a cat")}])
 def test_a_workflow_without_prompts_has_no_unknown_words(spelling, nodes):
     assert spelling.unknown_in(nodes, ["dragon"]) is None
+
+
+@pytest.mark.parametrize(
+    ("word", "text", "advice"),
+    [
+        ("the boot", "a boat in the sky", "did you mean 'the boat'?"),
+        ("blue boot", "a theme of a blue boat", "did you mean 'blue boat'?"),
+        ("dragon", "🐉 on 3", "write words of the prompt"),
+    ],
+)
+def test_the_nearest_words_of_the_prompts_are_named(spelling, word, text, advice):
+    assert spelling.unknown_in(encoded(positive=text), [word]) == f"{word!r}: {advice}"
+
+
+def test_a_prompt_that_another_pack_exchanges_is_read_as_it_is_then(pack, spelling):
+    queue = importlib.import_module(f"{pack.__name__}.nodes.queue")
+
+    def validated(queued):
+        queue.remember_prompt(queued)
+        queued["prompt"] = encoded(positive="a horse")
+        return spelling.unknown_words(["horse"]), spelling.unknown_words(["wolf"])
+
+    queued = {"prompt": encoded(positive="an animal"), "client_id": "typist"}
+    assert contextvars.copy_context().run(validated, queued) == (None, "'wolf': use some of horse")
 
 
 def test_a_text_of_its_own_node_and_one_added_to_a_conditioning_are_texts_of_prompts(spelling):

@@ -86,6 +86,11 @@ def test_it_stands_on_its_own(graph):
     assert not re.search(r"/(home|root|tmp|Users)/|\\Users\\", str(graph))
 
 
+def test_values_saved_by_name_are_those_saved_by_place(graph):
+    for node in graph["nodes"]:
+        assert list(node.get("widgets_values_named", {}).values()) in ([], node.get("widgets_values")), node["id"]
+
+
 def test_every_workflow_has_a_thumbnail_and_every_thumbnail_a_workflow():
     assert sorted(path.stem for path in (PACK / "workflows").glob("*.jpg")) == NAMES
 

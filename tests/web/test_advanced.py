@@ -9,7 +9,8 @@ CUSTOM = ["benchmark", "ratio_min", "ratio_max", "cap", "smooth_ratio", "mean_pr
 ROWS = {
     "classic": """() => {
         const [node] = nodesOf('SCFGGuidance')
-        return node.widgets.filter(widget => node.isWidgetVisible(widget)).map(widget => widget.name)
+        const hasRow = node.isWidgetRowVisible ?? node.isWidgetVisible
+        return node.widgets.filter(widget => hasRow.call(node, widget)).map(widget => widget.name)
     }""",
     "nodes2": """() => {
         const names = nodesOf('SCFGGuidance')[0].widgets.map(widget => widget.name)
