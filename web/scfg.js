@@ -1,7 +1,8 @@
-// The only file that talks to ComfyUI's front end: settings, events, and the live view and messages on nodes.
+// What talks to ComfyUI's front end, with folded_inputs.js: settings, events, and the live view and messages on nodes.
 
 import { app } from "../../scripts/app.js";
 import { api } from "../../scripts/api.js";
+import { FOLDING_SETTINGS, fold, foldAdvanced, unfoldCustom } from "./folded_inputs.js";
 import { LiveView } from "./live_view.js";
 import { Runs } from "./live_runs.js";
 
@@ -14,10 +15,6 @@ const ON = "SCFG.Live.On";
 const INTERVAL = "SCFG.Live.Interval";
 const DEFAULT_INTERVAL = 150;
 const NODE_WIDTH = 340;
-const ALWAYS_ADVANCED = "Comfy.Node.AlwaysShowAdvancedWidgets";
-const NODES_2 = "Comfy.VueNodes.Enabled";
-const CUSTOM = "custom";
-const AWAY = -1e5;
 
 const runs = new Runs();
 
@@ -78,6 +75,13 @@ function* nodesIn(graph = app.rootGraph ?? app.graph) {
   }
 }
 
+/** With the next animation frame: a setting is announced before it is stored. */
+const foldAll = () =>
+  requestAnimationFrame(() => {
+    for (const node of nodesIn()) fold(node);
+    app.canvas?.setDirty(true, true);
+  });
+
 /** Ask which runs made the images of the current prompt, if it did not make all of them anew; one question at a time. */
 function recall(prompt, isOver) {
   currentPrompt = prompt;
@@ -109,78 +113,6 @@ function mount(node) {
   const size = node.computeSize();
   node.setSize([Math.max(NODE_WIDTH, size[0]), size[1]]);
   claimAll();
-}
-
-const isLinked = (node, { name }) => node.inputs?.some(({ widget, link }) => widget?.name === name && link != null);
-
-/** Call `first` before a method of an object, with the same arguments. */
-function before(object, name, first) {
-  const { [name]: method } = object;
-  object[name] = function (...values) {
-    first(...values);
-    return method?.apply(this, values);
-  };
-}
-
-/** The descriptor of a property of an object or of what it inherits from. */
-function descriptorOf(object, name) {
-  if (!object) return undefined;
-  return Object.getOwnPropertyDescriptor(object, name) ?? descriptorOf(Object.getPrototypeOf(object), name);
-}
-
-/** Call `then` after each assignment to a property, which the front end may watch or keep elsewhere. */
-function afterSet(object, name, then) {
-  const watched = descriptorOf(object, name);
-  let value = object[name];
-  Object.defineProperty(object, name, {
-    configurable: true,
-    enumerable: true,
-    get: () => (watched?.get ? watched.get.call(object) : value),
-    set: (given) => {
-      if (watched?.set) watched.set.call(object, given);
-      value = given;
-      then();
-    },
-  });
-}
-
-/** By node: its advanced inputs. Nodes 2.0 folds them unless they are linked; the classic renderer does not. */
-const advanced = new WeakMap();
-
-/** Fold them in both; “Show Advanced” in the node's menu unfolds them. */
-function fold(node) {
-  const isClassic = !window.LiteGraph?.vueNodesMode;
-  for (const widget of advanced.get(node) ?? []) {
-    const isFolded = !setting(ALWAYS_ADVANCED, false) && !isLinked(node, widget);
-    const isHidden = isFolded && !node.showAdvanced && isClassic;
-    widget.advanced = isFolded;
-    widget.hidden = isHidden; // the classic renderer leaves room for what is advanced, but none for what is hidden
-    if (isHidden) widget.y = AWAY; // else links could be dropped on it, where it was
-  }
-}
-
-function foldAdvanced(node) {
-  advanced.set(node, (node.widgets ?? []).filter(({ options }) => options?.advanced));
-  afterSet(node, "showAdvanced", () => fold(node));
-  for (const event of ["onConnectionsChange", "onConfigure"]) before(node, event, () => fold(node));
-  fold(node);
-  node.setSize([node.size[0], node.computeSize()[1]]);
-}
-
-const foldAll = () => requestAnimationFrame(() => [...nodesIn()].forEach(fold));
-
-/** Where the preset “custom” is chosen, the settings that only it uses are unfolded. */
-function unfoldCustom(node) {
-  const preset = node.widgets?.find(({ name }) => name === "preset");
-  if (!preset) return;
-  before(preset, "callback", (value) => {
-    node.showAdvanced = value === CUSTOM;
-    node.expandToFitContent?.();
-    app.canvas?.setDirty(true, true);
-  });
-  before(node, "onConfigure", (saved) => {
-    if (saved?.showAdvanced == null && preset.value === CUSTOM) node.showAdvanced = true;
-  });
 }
 
 /** Whether the text under the pointer is longer than its place. */
@@ -273,7 +205,7 @@ app.registerExtension({
       subscribe();
     });
     app.canvas.canvas.addEventListener("litegraph:set-graph", claimAll);
-    for (const name of [ALWAYS_ADVANCED, NODES_2]) app.ui.settings.addEventListener(`${name}.change`, foldAll);
+    for (const name of FOLDING_SETTINGS) app.ui.settings.addEventListener(`${name}.change`, foldAll);
     subscribe();
   },
 });

@@ -69,6 +69,35 @@ def test_the_preset_custom_unfolds_what_it_uses(guidance):
     guidance.shows_inputs(every_input(guidance))
 
 
+AWAY = """() => {
+    const [node] = nodesOf('SCFGGuidance')
+    return node.inputs.map((input, index) => [input.name, node.getInputPos(index)[1] - node.pos[1]])
+        .filter(([name, y]) => y < -1000).map(([name]) => name)
+}"""
+
+
+def test_no_link_can_be_dropped_on_a_folded_one(guidance):
+    hidden = every_input(guidance)[4:] if guidance.renderer == "classic" else []
+    assert guidance.ask(AWAY) == hidden
+    guidance.ask(CHOOSE, "custom")
+    guidance.shows_inputs(every_input(guidance))
+    guidance.page.wait_for_timeout(300)
+    assert guidance.ask(AWAY) == []
+    guidance.ask(CHOOSE, "default")
+    guidance.page.wait_for_timeout(300)
+    if guidance.renderer == "classic":
+        assert guidance.ask(AWAY) == hidden
+
+
+def test_what_a_user_folds_stays_folded(guidance):
+    guidance.ask(CHOOSE, "custom")
+    guidance.shows_inputs(every_input(guidance))
+    guidance.ask("() => { nodesOf('SCFGGuidance')[0].showAdvanced = false }")
+    guidance.load(guidance.ask("async () => (await app.graphToPrompt()).workflow"))
+    guidance.look_at(GUIDANCE)
+    guidance.shows_inputs(PLAIN)
+
+
 def test_a_workflow_that_was_saved_before_opens_with_them_where_it_uses_them(page, guidance):
     from .page import workflow
 
