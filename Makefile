@@ -73,7 +73,7 @@ bench: $(ENVIRONMENT)
 	fi
 
 $(ENVIRONMENT): requirements-dev.txt
-	@echo "Making .venv with the pinned CPU packages of requirements-dev.txt (once; about 320 MB to download)"
+	@echo "Making .venv with the pinned CPU packages of requirements-dev.txt (once; about 520 MB to download)"
 	$(PYTHON) -m venv .venv
 	$(RUN) -m pip install --quiet --disable-pip-version-check -r requirements-dev.txt
 	@touch $@

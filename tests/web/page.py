@@ -76,7 +76,8 @@ class ComfyPage:
     def __init__(self, browser: Browser, server: Server, *, vue: bool) -> None:
         self.server = server
         self.complaints: list[str] = []
-        server.post("/settings", {"Comfy.VueNodes.Enabled": vue, "Comfy.TutorialCompleted": True})
+        start = {"Comfy.TutorialCompleted": True, "Comfy.RightSidePanel.IsOpen": False}
+        server.post("/settings", {"Comfy.VueNodes.Enabled": vue, **start})
         self.page: Page = browser.new_page(viewport={"width": 1500, "height": 950})
         self.page.set_default_timeout(WAIT_MS)
         self.page.on("console", self._heard)
