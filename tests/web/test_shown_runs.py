@@ -92,6 +92,7 @@ def test_a_run_stays_where_its_image_does_because_its_node_was_refused(page):
     page.run()
     page.ended()
     page.says(GUIDANCE, "S-CFG active: ")
+    page.shows(GUIDANCE, "step 20 of 20")
     before = page.label(GUIDANCE)
     page.ask(
         """seed => {
