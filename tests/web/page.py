@@ -12,6 +12,7 @@ from ..comfyui.server import FOLDER, PACK, Server
 FLAGS = ["--no-sandbox", "--disable-gpu", "--disable-dev-shm-usage", "--no-first-run", "--disable-sync"]
 BROWSERS = ("chromium", "chromium-browser", "google-chrome")
 WAIT_MS = 180_000
+SOON_MS = 3_000
 ARTEFACTS = PACK / "out" / "web"
 STEPS = 20
 """Steps of the demo workflows."""
@@ -202,9 +203,39 @@ class ComfyPage:
         """Wait until its text has this part: the status of the run, or why there is nothing to see."""
         self.wait("([kind, part]) => viewOf(kind).element.innerText.includes(part)", [kind, part])
 
+    def place(self, kind: str, area: str, text: str | None, x: float, y: float) -> list[float]:
+        """A position 0…1 in one of its areas, on the page, once nothing moves it any more."""
+        return self.ask(
+            """async where => {
+                let place, before
+                do {
+                    before = place
+                    await new Promise(resolve => setTimeout(resolve, 150))
+                    place = placeOf(where)
+                } while (String(place) !== String(before))
+                return place
+            }""",
+            [kind, area, text, x, y],
+        )
+
     def point(self, kind: str, area: str, text: str | None = None, x: float = 0.5, y: float = 0.5) -> None:
         """Move the mouse to a position 0…1 in one of its areas: an image, the slider, a word of the legend."""
-        self.page.mouse.move(*self.ask("where => placeOf(where)", [kind, area, text, x, y]))
+        self.page.mouse.move(*self.place(kind, area, text, x, y))
+
+    def reads(self, kind: str, part: str, x: float, y: float) -> None:
+        """Point at a position 0…1 of its first image until its label has this part."""
+        from playwright.sync_api import TimeoutError
+
+        has = "([kind, part]) => viewOf(kind).canvas.getAttribute('aria-label').includes(part)"
+        for _ in range(WAIT_MS // SOON_MS):
+            self.page.mouse.move(5, 500)
+            self.point(kind, "image", x=x, y=y)
+            try:
+                self.page.wait_for_function(has, arg=[kind, part], timeout=SOON_MS)
+                return
+            except TimeoutError:
+                continue  # the page was still moving under the mouse
+        self.shows(kind, part)
 
     def click(self, kind: str, area: str, text: str | None = None, x: float = 0.5) -> None:
-        self.page.mouse.click(*self.ask("where => placeOf(where)", [kind, area, text, x, 0.5]))
+        self.page.mouse.click(*self.place(kind, area, text, x, 0.5))

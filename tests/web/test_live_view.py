@@ -69,8 +69,7 @@ def test_slider_arrow_keys_hover_and_solo(page):
     page.point(GUIDANCE, "slider", x=1.0)
     page.page.mouse.up()
     page.shows(GUIDANCE, f"step {STEPS} of {STEPS}")
-    page.point(GUIDANCE, "image", x=0.5, y=0.55)
-    page.shows(GUIDANCE, ". Here ")
+    page.reads(GUIDANCE, ". Here ", x=0.5, y=0.55)
     assert "mean γ" in page.label(GUIDANCE)
     page.shot(f"{page.renderer}-hover")
     word = page.legend(GUIDANCE)[1]
@@ -211,8 +210,7 @@ def test_words_are_text_and_never_markup(page, word):
         word,
     )
     page.filled(GUIDANCE, 1)
-    page.point(GUIDANCE, "image", x=0.2, y=0.5)
-    page.shows(GUIDANCE, f"Here {word}: 50 %")
+    page.reads(GUIDANCE, f"Here {word}: 50 %", x=0.2, y=0.5)
     assert page.legend(GUIDANCE)[0] == word
     assert page.ask("() => viewOf('SCFGGuidance').element.querySelectorAll('img, b, canvas *').length") == 0
     assert page.ask("() => window.hurt") is None
